@@ -1,0 +1,1 @@
+"""The four rooms and the command line that starts and asks them."""

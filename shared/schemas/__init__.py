@@ -1,0 +1,154 @@
+"""The records, and their form on the wire: JSON value + CloudEvents 1.0 binary-mode headers.
+
+Source: CloudEvents 1.0.2, Kafka protocol binding, section 3.2 (binary content mode).
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from shared.errors import ContractError
+from shared.schemas.base import Digest, Frozen, Record, Text, derive_id
+from shared.schemas.forgets import ForgetRange
+from shared.schemas.models import ModelCard, ModelKind, ModelStatus
+from shared.schemas.raw_events import (
+    Action,
+    Box,
+    Element,
+    Level,
+    Snapshot,
+    SnapshotElement,
+    Source,
+    Target,
+    UiEvent,
+    event_id,
+)
+from shared.schemas.runs import RunMark, RunOutcome, RunState
+from shared.schemas.tasks import (
+    Origin,
+    Parameter,
+    ParameterSource,
+    Routine,
+    RoutineStatus,
+    Step,
+    Trace,
+    TraceRef,
+)
+
+__all__ = [
+    "MAX_RECORD_BYTES",
+    "RECORD_TYPES",
+    "Action",
+    "Box",
+    "Digest",
+    "Element",
+    "ForgetRange",
+    "Frozen",
+    "Headers",
+    "Level",
+    "ModelCard",
+    "ModelKind",
+    "ModelStatus",
+    "Origin",
+    "Parameter",
+    "ParameterSource",
+    "Record",
+    "Routine",
+    "RoutineStatus",
+    "RunMark",
+    "RunOutcome",
+    "RunState",
+    "Snapshot",
+    "SnapshotElement",
+    "Source",
+    "Step",
+    "Target",
+    "Text",
+    "Trace",
+    "TraceRef",
+    "UiEvent",
+    "ce_type",
+    "decode",
+    "derive_id",
+    "encode",
+    "event_id",
+    "headers_of",
+]
+
+Headers = tuple[tuple[str, bytes], ...]
+
+MAX_RECORD_BYTES = 256 * 1024
+"""Anything larger is an artifact and the record carries its digest."""
+
+_PREFIX = "wasmagenttrainer"
+
+RECORD_TYPES: dict[str, type[Record]] = {
+    t.record_type: t for t in (UiEvent, Routine, ModelCard, RunMark, RunOutcome, ForgetRange)
+}
+
+
+def ce_type(record_type: str, version: int) -> str:
+    """Return the CloudEvents type of a record type at a version."""
+    return f"{_PREFIX}.{record_type}.v{version}"
+
+
+_BY_CE_TYPE = {ce_type(n, t.version).encode(): t for n, t in RECORD_TYPES.items()}
+_CE_TYPE = {t: ce_type(n, t.version).encode() for n, t in RECORD_TYPES.items()}
+
+
+def headers_of(record: Record, source: str) -> Headers:
+    """Return the CloudEvents headers of `record`; `source` is the owning room's name."""
+    moment = datetime.fromtimestamp(record.time_ms / 1000, UTC)
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", record.id.encode()),
+        ("ce_type", _CE_TYPE[type(record)]),
+        ("ce_source", f"/{source}".encode()),
+        ("ce_time", moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()),
+        ("content-type", b"application/json"),
+    )
+
+
+def encode(record: Record) -> bytes:
+    """Return the record's JSON value.
+
+    Raises ContractError where it is larger than MAX_RECORD_BYTES.
+    """
+    value = record.model_dump_json(exclude_none=True).encode()
+    if len(value) > MAX_RECORD_BYTES:
+        raise ContractError(
+            f"{record.record_type} {record.id} has {len(value)} bytes, more than "
+            f"{MAX_RECORD_BYTES}: store the large part as an artifact"
+        )
+    return value
+
+
+def decode(value: bytes, headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> Record:
+    """Return the record that `value` and its headers describe.
+
+    Raises ContractError for an unknown type or version and for a value that does not fit.
+    """
+    named = headers if isinstance(headers, Mapping) else dict(headers)
+    kind = named.get("ce_type")
+    model = _BY_CE_TYPE.get(kind) if kind is not None else None
+    if model is None:
+        shown = (kind or b"(none)").decode(errors="replace")[:80]
+        raise ContractError(
+            f"record type {shown} is not known here: upgrade this service, or send one of "
+            f"{', '.join(sorted(k.decode() for k in _BY_CE_TYPE))}"
+        )
+    try:
+        record = model.model_validate_json(value)
+    except ValidationError as error:
+        # Only places and kinds of error: the input itself must not reach a log.
+        places = ", ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['type']}" for e in error.errors()[:5]
+        )
+        raise ContractError(f"{model.record_type} does not fit its schema ({places})") from None
+    if record.schema_version != model.version:
+        raise ContractError(
+            f"{model.record_type} has schema_version {record.schema_version}, this service knows "
+            f"{model.version}: upgrade it"
+        )
+    return record

@@ -1,0 +1,113 @@
+"""Routine: what the learner found or was taught; Trace: one execution of it."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shared.schemas.base import Digest, Frozen, Record
+from shared.schemas.raw_events import Action, Level, UiEvent
+
+__all__ = [
+    "Origin",
+    "Parameter",
+    "ParameterSource",
+    "Routine",
+    "RoutineStatus",
+    "Step",
+    "Trace",
+    "TraceRef",
+]
+
+
+class Origin(StrEnum):
+    """How a routine came to be known."""
+
+    MINED = "mined"
+    TAUGHT = "taught"
+
+
+class RoutineStatus(StrEnum):
+    """How far a routine has come; `approved` starts the training."""
+
+    PROVISIONAL = "provisional"
+    CONFIRMED = "confirmed"
+    PROPOSED = "proposed"
+    APPROVED = "approved"
+    IGNORED = "ignored"
+    DELETED = "deleted"  # everything it was learned from has been forgotten
+
+
+class ParameterSource(StrEnum):
+    """Where a parameter's value came from in the traces."""
+
+    SCREEN = "screen"  # it stood on the screen before it was used
+    TYPED = "typed"  # it came from the user's head or another device
+
+
+class Parameter(Frozen):
+    """A value that changes from trace to trace."""
+
+    name: str = Field(description="lower case, words joined by underscores")
+    source: ParameterSource
+    value_class: str = Field(description="class of Text.cls, the most general one seen")
+    label: str | None = Field(None, description="label of the element it is read from or typed in")
+    role: str | None = Field(None, description="role of the element it is read from on the screen")
+    document: str | None = Field(None, description="document it is read from on the screen")
+
+
+class Step(Frozen):
+    """One step that the traces have in common."""
+
+    action: Action
+    application: str
+    document: str | None = None
+    role: str | None = None
+    label: str | None = Field(None, description="label or name of the control; None for data")
+    parameter: str | None = Field(None, description="name of the parameter it carries")
+    constant: str | None = Field(None, description="the value where it never changes")
+    coverage: Annotated[float, Field(ge=0, le=1, description="share of traces that have it")] = 1.0
+
+
+class TraceRef(Frozen):
+    """Where a trace artifact is, and when it happened."""
+
+    trace_id: str
+    digest: Digest
+    session: str
+    started_ms: int
+    ended_ms: int
+
+
+class Routine(Record):
+    """A repeated pattern with its parameters and evidence. Key on the topic: `routine_id`."""
+
+    record_type: ClassVar[str] = "routine"
+
+    routine_id: str
+    revision: Annotated[int, Field(ge=1)]
+    user_id: str
+    name: str
+    origin: Origin
+    status: RoutineStatus
+    level: Level = Field(description="the lowest level of any application it touches")
+    applications: tuple[str, ...]
+    steps: tuple[Step, ...]
+    parameters: tuple[Parameter, ...]
+    support: Annotated[int, Field(ge=0, description="number of traces seen")]
+    coverage: Annotated[float, Field(ge=0, le=1, description="share of recent actions explained")]
+    median_ms: Annotated[int, Field(ge=0, description="median duration of a trace")]
+    traces: tuple[TraceRef, ...] = Field((), description="the newest 200")
+    train: Annotated[int, Field(ge=0, description="counts the trainings asked for")] = 0
+
+
+class Trace(Frozen):
+    """One execution: the events of the routine in order, noise left out. An artifact."""
+
+    schema_version: int = 1
+    trace_id: str
+    routine_id: str
+    user_id: str
+    events: tuple[UiEvent, ...]
+    parameters: dict[str, str] = Field(description="parameter name -> value in this execution")
+    final_snapshot: Digest | None = Field(None, description="first snapshot after the last event")
