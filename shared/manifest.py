@@ -213,7 +213,9 @@ class Manifest(_Frozen):
             raise ValueError("actions and slots must not repeat an entry")
         unknown = {entry.slot for entry in self.actions} - {None, *self.slots}
         if unknown:
-            raise ValueError(f"actions name slots that are not declared: {sorted(map(str, unknown))}")
+            raise ValueError(
+                f"actions name slots that are not declared: {sorted(map(str, unknown))}"
+            )
         if self.capabilities != capabilities_of(self.actions):
             raise ValueError(
                 f"capabilities must be {capabilities_of(self.actions)}, what actions use, "
