@@ -1,0 +1,38 @@
+"""The bus. What both transports promise, and nothing more:
+
+durable on return; order per key; at-least-once; resume after the last commit; a new group starts
+at the oldest record. Nothing may lean on order across keys, on partition counts or on broker
+transactions. `tests/contract/test_bus.py` states each promise once and runs on both.
+"""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shared.bus.base import Bus, Effects, Message, Outgoing, Place, Port, Subscription
+from shared.errors import ConfigError
+
+__all__ = ["Bus", "Effects", "Message", "Outgoing", "Place", "Port", "Subscription", "open_bus"]
+
+
+def open_bus(url: str, state_dir: Path) -> Bus:
+    """Return the bus at `url`: `log:DIR[?partitions=N]` or `kafka://HOST:PORT[,HOST:PORT]`.
+
+    `state_dir` is an absolute folder for what a transport keeps on this machine beside the topics.
+    Raises ConfigError for an address of neither kind.
+    """
+    parts = urlsplit(url)
+    options = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
+    if parts.scheme == "log":
+        from shared.bus.log import LogBus
+
+        folder, partitions = Path(parts.path), options.pop("partitions", "1")
+        if options or not folder.is_absolute() or not partitions.isdigit() or int(partitions) < 1:
+            raise ConfigError(
+                f"WAT_BUS_URL={url}: write log:DIR with an absolute DIR, and ?partitions=N at most"
+            )
+        return LogBus(folder, int(partitions))
+    if parts.scheme == "kafka" and parts.netloc:
+        from shared.bus.kafka import KafkaBus
+
+        return KafkaBus(url, state_dir)
+    raise ConfigError(f"WAT_BUS_URL={url}: write log:DIR or kafka://HOST:PORT")

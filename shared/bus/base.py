@@ -1,0 +1,195 @@
+"""What a bus is: messages, what a handling wants to make durable, and one room's end of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from shared.errors import ContractError
+from shared.schemas import Headers, Record, encode, headers_of
+from shared.store import SqlValue, Statement, Store
+from shared.topics import TOPICS, Room, Topic
+
+__all__ = ["Bus", "Effects", "Message", "Outgoing", "Place", "Port", "Subscription"]
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+class Message(NamedTuple):
+    """One record as it stands on a topic; an empty value is a tombstone."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: Headers
+    time_ms: int
+
+
+class Outgoing(NamedTuple):
+    """One record on its way to a topic."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+    time_ms: int
+
+
+_TOPIC_OF = {kind: topic for topic, spec in TOPICS.items() for kind in spec.records}
+
+
+class Effects:
+    """Everything one handling wants to make durable; committed together with the position."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.outgoing: list[Outgoing] = []
+        self.writes: list[Statement] = []
+
+    def publish(self, record: Record) -> None:
+        """Put `record` on its topic; topic and key follow from its type.
+
+        Raises ContractError where the record is too large or belongs to another room's topic.
+        """
+        topic = _TOPIC_OF[record.record_type]
+        self._check_owner(topic)
+        key = str(getattr(record, TOPICS[topic].key)).encode()
+        headers = headers_of(record, self.room)
+        self.outgoing.append(Outgoing(topic, key, encode(record), headers, record.time_ms))
+
+    def tombstone(self, topic: Topic, key: str, time_ms: int) -> None:
+        """Delete `key` from a compact topic."""
+        self._check_owner(topic)
+        if not TOPICS[topic].compact:
+            raise ContractError(f"topic {topic} is not compact: it has no tombstones")
+        self.outgoing.append(Outgoing(topic, key.encode(), b"", (), time_ms))
+
+    def write(self, sql: str, params: tuple[SqlValue, ...] = ()) -> None:
+        """Change the room's own tables by one SQL statement."""
+        self.writes.append((sql, params))
+
+    def job(self, job_id: str, kind: str, payload: Mapping[str, Any], time_ms: int) -> None:
+        """Ask for long work; the same id twice is one job."""
+        self.write(
+            "INSERT OR IGNORE INTO jobs(id, kind, payload, state, attempts, asked_ms, updated_ms) "
+            "VALUES (?, ?, ?, 'asked', 0, ?, ?)",
+            (job_id, kind, json.dumps(payload), time_ms, time_ms),
+        )
+
+    def extend(self, other: "Effects") -> None:
+        """Append another handling's effects, in order."""
+        self.outgoing.extend(other.outgoing)
+        self.writes.extend(other.writes)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything to commit."""
+        return bool(self.outgoing or self.writes)
+
+    def _check_owner(self, topic: Topic) -> None:
+        if TOPICS[topic].owner is not self.room:
+            raise ContractError(
+                f"{self.room} may not write {topic}: hand it to {TOPICS[topic].owner} over REST"
+            )
+
+
+class Subscription(Protocol):
+    """A group's reading of some topics."""
+
+    async def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
+        """Return messages of one topic, in order per key; empty after `timeout_s`.
+
+        All inputs but the last lead: they are read to their end before the last is read.
+        Raises OffsetOutOfRange where retention overtook the group (the next poll goes on at the
+        oldest record there is), BusUnavailable where the broker is away.
+        """
+        ...
+
+    async def commit(self, positions: Mapping[Place, int]) -> None:
+        """Make the next offsets to read durable."""
+        ...
+
+    async def rewind(self) -> None:
+        """Go back to the last commit: what was polled since is polled again."""
+        ...
+
+    def lag(self) -> Mapping[Place, int]:
+        """Return how many records of each partition the group has not read."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group."""
+        ...
+
+
+class Port(Protocol):
+    """One room's end of the bus: its inputs, its own topics and its store."""
+
+    room: Room
+    store: Store
+
+    async def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
+        """See Subscription.poll."""
+        ...
+
+    async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
+        """Make effects, then positions, durable; nothing is half-written on the embedded log.
+
+        Raises BusUnavailable (retryable).
+        """
+        ...
+
+    async def rewind(self) -> None:
+        """See Subscription.rewind."""
+        ...
+
+    def lag(self) -> Mapping[Place, int]:
+        """See Subscription.lag."""
+        ...
+
+    async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """See Bus.bounds."""
+        ...
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[Message]:
+        """See Bus.read."""
+        ...
+
+    async def maintain(self, now_ms: int) -> None:
+        """Apply retention and compaction where the transport does not do so itself."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of topics and store."""
+        ...
+
+
+class Bus(Protocol):
+    """Either transport; only `open_bus` knows which."""
+
+    async def open_port(
+        self, room: Room, inputs: Sequence[Topic], tables: str, address: str
+    ) -> Port:
+        """Take the room's topics and open its store.
+
+        `address` is where the room's REST answers, for those who find the topic taken.
+        Raises TopicLocked, BusUnavailable.
+        """
+        ...
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
+        """Join `group`, which owns no topic; a new group starts at the oldest record."""
+        ...
+
+    async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """Return partition -> (oldest offset, next offset)."""
+        ...
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[Message]:
+        """Return up to `limit` messages from `offset` on, without a group and without waiting."""
+        ...
+
+    async def close(self) -> None:
+        """Close what is still open."""
+        ...
