@@ -190,7 +190,7 @@ class Manifest(_Frozen):
     slots: tuple[Name, ...] = ()
     network: Network
     precision: Precision = "f32"
-    margin_threshold: float = Field(ge=0)  # logits
+    margin_threshold: float = Field(ge=0, le=1e6)  # logits
     capabilities: tuple[Op, ...]
     screen_schema: dict[str, JsonValue] = {}
     post_condition: dict[str, JsonValue] = {}
