@@ -22,6 +22,9 @@
     │   ├── GuestTrap
     │   ├── OutOfFuel
     │   └── GrantDenied
+    ├── ActuatorError            acting cannot go on: a dialog, another origin, a closed tab
+    │   ├── StepRefused          the step was not begun; the screen is as it was
+    │   └── StepUnverified       the step was done, and its effect cannot be seen
     └── ArtifactError
         └── DigestMismatch
 
@@ -29,6 +32,7 @@ A message says what is wrong, which thing, and what to do. `assert` is for our o
 """
 
 __all__ = [
+    "ActuatorError",
     "ArtifactError",
     "BusError",
     "BusUnavailable",
@@ -48,6 +52,8 @@ __all__ = [
     "OffsetOutOfRange",
     "OutOfFuel",
     "SandboxError",
+    "StepRefused",
+    "StepUnverified",
     "TopicLocked",
     "TrainingError",
     "WatError",
@@ -160,6 +166,20 @@ class GrantDenied(SandboxError):
     """The module asks for a power it was not granted."""
 
     status = 403
+
+
+class ActuatorError(WatError):
+    """Acting cannot go on: a dialog, a foreign origin, a closed tab."""
+
+    status = 409
+
+
+class StepRefused(ActuatorError):
+    """The step was not begun: its element is stale, covered or disabled."""
+
+
+class StepUnverified(ActuatorError):
+    """The step was done, and its effect cannot be seen."""
 
 
 class ArtifactError(WatError):
