@@ -8,10 +8,20 @@ transactions. `tests/contract/test_bus.py` states each promise once and runs on 
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.bus.base import Bus, Effects, Message, Outgoing, Place, Port, Subscription
+from shared.bus.base import Bus, DeadLetter, Effects, Message, Outgoing, Place, Port, Subscription
 from shared.errors import ConfigError
 
-__all__ = ["Bus", "Effects", "Message", "Outgoing", "Place", "Port", "Subscription", "open_bus"]
+__all__ = [
+    "Bus",
+    "DeadLetter",
+    "Effects",
+    "Message",
+    "Outgoing",
+    "Place",
+    "Port",
+    "Subscription",
+    "open_bus",
+]
 
 
 def open_bus(url: str, state_dir: Path) -> Bus:

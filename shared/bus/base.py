@@ -5,14 +5,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from shared.errors import ContractError
-from shared.schemas import Headers, Record, encode, headers_of
+from shared.schemas import Headers, Record, derive_id, encode, headers_of
 from shared.store import SqlValue, Statement, Store
 from shared.topics import TOPICS, Room, Topic
 
-__all__ = ["Bus", "Effects", "Message", "Outgoing", "Place", "Port", "Subscription"]
+__all__ = [
+    "FRAME_TABLES",
+    "Bus",
+    "DeadLetter",
+    "Effects",
+    "Message",
+    "Outgoing",
+    "Place",
+    "Port",
+    "Subscription",
+]
 
 Place = tuple[str, int]
 """Topic and partition."""
+
+
+FRAME_TABLES = """
+CREATE TABLE IF NOT EXISTS positions(
+  topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+  PRIMARY KEY(topic, partition)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts(
+  topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+  count INTEGER NOT NULL, PRIMARY KEY(topic, partition, offset)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead_letters(
+  id TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+  key BLOB NOT NULL, headers TEXT NOT NULL, value BLOB NOT NULL, error TEXT NOT NULL,
+  time_ms INTEGER NOT NULL, replayed_ms INTEGER);
+CREATE TABLE IF NOT EXISTS jobs(
+  id TEXT PRIMARY KEY, kind TEXT NOT NULL, payload TEXT NOT NULL, state TEXT NOT NULL,
+  attempts INTEGER NOT NULL, asked_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL, error TEXT);
+"""
+"""Tables of the frame, in every room's store beside the room's own."""
 
 
 class Message(NamedTuple):
@@ -37,6 +65,19 @@ class Outgoing(NamedTuple):
     time_ms: int
 
 
+class DeadLetter(NamedTuple):
+    """A message that this room could not handle, and why."""
+
+    message: Message
+    error: str
+    time_ms: int
+
+    @property
+    def id(self) -> str:
+        """Return the letter's id: the same message twice is one letter."""
+        return derive_id(self.message.topic, self.message.partition, self.message.offset)
+
+
 _TOPIC_OF = {kind: topic for topic, spec in TOPICS.items() for kind in spec.records}
 
 
@@ -47,6 +88,7 @@ class Effects:
         self.room = room
         self.outgoing: list[Outgoing] = []
         self.writes: list[Statement] = []
+        self.dead: list[DeadLetter] = []
 
     def publish(self, record: Record) -> None:
         """Put `record` on its topic; topic and key follow from its type.
@@ -70,6 +112,25 @@ class Effects:
         """Change the room's own tables by one SQL statement."""
         self.writes.append((sql, params))
 
+    def dead_letter(self, message: Message, error: str, time_ms: int) -> None:
+        """Put `message` aside: into the room's table, and on `<room>.dead` where brokers have it."""
+        letter = DeadLetter(message, error, time_ms)
+        self.dead.append(letter)
+        self.write(
+            "INSERT OR IGNORE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            (
+                letter.id,
+                message.topic,
+                message.partition,
+                message.offset,
+                message.key,
+                json.dumps([(name, value.decode("latin-1")) for name, value in message.headers]),
+                message.value,
+                error,
+                time_ms,
+            ),
+        )
+
     def job(self, job_id: str, kind: str, payload: Mapping[str, Any], time_ms: int) -> None:
         """Ask for long work; the same id twice is one job."""
         self.write(
@@ -82,10 +143,11 @@ class Effects:
         """Append another handling's effects, in order."""
         self.outgoing.extend(other.outgoing)
         self.writes.extend(other.writes)
+        self.dead.extend(other.dead)
 
     def __bool__(self) -> bool:
         """Tell whether there is anything to commit."""
-        return bool(self.outgoing or self.writes)
+        return bool(self.outgoing or self.writes or self.dead)
 
     def _check_owner(self, topic: Topic) -> None:
         if TOPICS[topic].owner is not self.room:

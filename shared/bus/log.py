@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import apsw
 
-from shared.bus.base import Effects, Message, Outgoing, Place
+from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
 from shared.errors import BusError, BusUnavailable, OffsetOutOfRange, TopicLocked
 from shared.schemas import Headers
 from shared.store import SqlValue, Store, connect_reader
@@ -46,11 +46,6 @@ CREATE TABLE IF NOT EXISTS records(
 CREATE TABLE IF NOT EXISTS heads(partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);
 """
 _COMPACT_INDEX = "CREATE INDEX IF NOT EXISTS records_key ON records(key, id);"
-_POSITION_TABLE = """
-CREATE TABLE IF NOT EXISTS positions(
-  topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
-  PRIMARY KEY(topic, partition)) WITHOUT ROWID;
-"""
 
 
 class LogBus:
@@ -79,7 +74,7 @@ class LogBus:
                     self._folder / f"{topic}.sqlite3",
                     _TOPIC_TABLES
                     + (_COMPACT_INDEX if TOPICS[topic].compact else "")
-                    + (_POSITION_TABLE + tables if topic is OWNERS[room][0] else ""),
+                    + (FRAME_TABLES + tables if topic is OWNERS[room][0] else ""),
                 )
         except BaseException:
             for store in stores.values():
@@ -95,7 +90,7 @@ class LogBus:
         """See Bus.subscribe."""
         groups = self._folder / "groups"
         groups.mkdir(mode=0o700, exist_ok=True)
-        store = Store(groups / f"{group}.sqlite3", _POSITION_TABLE)
+        store = Store(groups / f"{group}.sqlite3", FRAME_TABLES)
         subscription = LogSubscription(self, topics, store, owns_store=True)
         self._open.append(subscription)
         return subscription

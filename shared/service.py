@@ -1,0 +1,298 @@
+"""The frame every room runs in: poll, decode, handle, commit; retry, dead-letter, jobs, drain.
+
+The effect and the position are committed together, never the position first. After any failure the
+room's memory is rebuilt from its store and reading goes back to the last commit, so a handler need
+not undo anything. Attempts at one record are counted in the store: the fifth failure, or a record
+that does not decode, goes to the dead letters and the loop goes on.
+
+Does not cover: what the records mean (rooms), and where they stand (the bus).
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from fastapi import APIRouter
+from prometheus_client import Counter, Gauge, Histogram
+
+from shared.artifacts import ARTIFACT_TABLE, Artifacts
+from shared.bus import Bus, Effects, Message, Place, Port
+from shared.clock import Clock
+from shared.errors import BusUnavailable, ContractError, NotFound, OffsetOutOfRange, WatError
+from shared.jobs import Job, JobWorker
+from shared.schemas import Record, decode
+from shared.settings import CommonSettings
+from shared.topics import Room, Topic
+
+__all__ = ["Job", "RoomLogic", "Service"]
+
+MAX_ATTEMPTS = 5
+_BATCH = 500
+_POLL_S = 1.0
+_BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
+_MAINTAIN_EVERY_S = 60.0
+_LAG_EVERY_S = 5.0
+
+_HANDLED = Counter("wat_records_total", "records by outcome", ["room", "topic", "outcome"])
+_HANDLE_S = Histogram(
+    "wat_batch_seconds", "time from poll to commit of one batch", ["room"],
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)  # fmt: skip
+_LAG = Gauge("wat_lag_records", "records not read yet", ["room", "topic"])
+_LOST = Counter("wat_overtaken_total", "times retention overtook the reader", ["room"])
+
+_log = logging.getLogger(__name__)
+
+
+class RoomLogic(Protocol):
+    """What a room adds to the frame."""
+
+    room: ClassVar[Room]
+    inputs: ClassVar[tuple[Topic, ...]]
+    tables: ClassVar[str]
+
+    async def start(self, port: Port) -> None:
+        """Load memory from `port.store`: at start, and after a failed handler or commit."""
+        ...
+
+    def handle(self, record: Record, message: Message, effects: Effects) -> None:
+        """Handle one record within 10 s, in memory and `effects` alone; raise to fail."""
+        ...
+
+    async def work(self, job: Job, port: Port) -> Effects:
+        """Do long work; its effects are committed together with the job's end."""
+        ...
+
+    async def background(self, stop: asyncio.Event) -> None:
+        """Do what is not caused by a record (capture, say) until `stop`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what `start` took."""
+        ...
+
+
+class Service:
+    """One room on one bus."""
+
+    def __init__(
+        self, logic: RoomLogic, router: APIRouter, common: CommonSettings, clock: Clock
+    ) -> None:
+        self.logic = logic
+        self.router = router
+        self.ready = False
+        self._common = common
+        self._clock = clock
+        self._handling = asyncio.Lock()
+        self._attempts: dict[tuple[str, int, int], int] = {}
+        self.port: Port
+        self.jobs: JobWorker
+
+    @property
+    def room(self) -> Room:
+        """Return the room's name."""
+        return self.logic.room
+
+    async def open(self, bus: Bus, address: str) -> None:
+        """Take the room's topics and load its memory. Raises TopicLocked, BusUnavailable."""
+        tables = ARTIFACT_TABLE + self.logic.tables
+        self.port = await bus.open_port(self.room, self.logic.inputs, tables, address)
+        self.jobs = JobWorker(self.port, self._clock, self.logic.work)
+        self._load_attempts()
+        await self.logic.start(self.port)
+        self.ready = True
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`, then drain; raises what ended the room early, if anything did."""
+        tasks = [
+            asyncio.create_task(self._consume(stop)),
+            asyncio.create_task(self.jobs.run(stop)),
+            asyncio.create_task(self.logic.background(stop)),
+            asyncio.create_task(self._maintain(stop)),
+        ]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_EXCEPTION)
+            stop.set()
+            await asyncio.gather(*tasks)
+        finally:
+            self.ready = False
+            for task in (*tasks, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await self.logic.close()
+            await self.port.close()
+
+    async def replay(self, letter_id: str) -> None:
+        """Handle a dead letter once more. Raises NotFound, and what handling it raises."""
+        rows = self.port.store.query(
+            "SELECT topic, partition, offset, key, headers, value, time_ms FROM dead_letters "
+            "WHERE id = ?",
+            (letter_id,),
+        )
+        if not rows:
+            raise NotFound(f"{self.room} has no dead letter {letter_id}")
+        topic, partition, offset, key, headers, value, time_ms = rows[0]
+        named = tuple((name, text.encode("latin-1")) for name, text in json.loads(headers))
+        message = Message(topic, partition, offset, key, value, named, time_ms)
+        async with self._handling:
+            effects = Effects(self.room)
+            effects.write(
+                "UPDATE dead_letters SET replayed_ms = ? WHERE id = ?",
+                (self._clock.time_ms(), letter_id),
+            )
+            try:
+                self.logic.handle(decode(message.value, message.headers), message, effects)
+                await self.port.commit(effects)
+            except Exception:
+                await self.logic.start(self.port)
+                raise
+            self.jobs.wake()
+
+    async def _consume(self, stop: asyncio.Event) -> None:
+        """Poll and handle until `stop`; a bus that is away is waited for."""
+        if not self.logic.inputs:
+            await stop.wait()
+            return
+        failures = 0
+        while not stop.is_set():
+            try:
+                messages = await self.port.poll(_BATCH, _POLL_S)
+                if messages:
+                    async with self._handling:
+                        await self._handle_batch(messages)
+                failures = 0
+            except OffsetOutOfRange as error:
+                _LOST.labels(self.room).inc()
+                _log.warning(str(error), extra={"room": self.room})
+            except WatError as error:
+                if not error.retryable:
+                    raise
+                failures += 1
+                _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
+                await _pause(min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S), stop)
+                await self._go_back()
+
+    async def _handle_batch(self, messages: Sequence[Message]) -> None:
+        """Handle a batch and commit it, up to the first record that fails."""
+        started = time.perf_counter()
+        effects, positions = Effects(self.room), {}
+        failed: tuple[Message, Exception] | None = None
+        for message in messages:
+            before = (len(effects.outgoing), len(effects.writes), len(effects.dead))
+            try:
+                self._handle_one(message, effects)
+            except Exception as error:
+                del effects.outgoing[before[0] :], effects.writes[before[1] :]
+                del effects.dead[before[2] :]
+                failed = (message, error)
+                break
+            positions[message.topic, message.partition] = message.offset + 1
+        if positions:
+            await self.port.commit(effects, positions)
+            self.jobs.wake()
+        _HANDLE_S.labels(self.room).observe(time.perf_counter() - started)
+        self._log_batch(messages, len(messages) if failed is None else messages.index(failed[0]))
+        if failed is not None:
+            await self._failed(*failed)
+
+    def _handle_one(self, message: Message, effects: Effects) -> None:
+        place = (message.topic, message.partition, message.offset)
+        if place in self._attempts:
+            effects.write(
+                "DELETE FROM attempts WHERE topic = ? AND partition = ? AND offset = ?", place
+            )
+        if not message.value:
+            return  # a tombstone: the record before it said `deleted`
+        try:
+            record = decode(message.value, message.headers)
+        except ContractError as error:
+            effects.dead_letter(message, str(error), self._clock.time_ms())
+            _HANDLED.labels(self.room, message.topic, "undecodable").inc()
+            return
+        self.logic.handle(record, message, effects)
+
+    async def _failed(self, message: Message, error: Exception) -> None:
+        """Count the attempt; the fifth puts the record aside. Then go back to the last commit."""
+        place = (message.topic, message.partition, message.offset)
+        retryable = isinstance(error, WatError) and error.retryable
+        count = self._attempts.get(place, 0) + (0 if retryable else 1)
+        effects, positions = Effects(self.room), None
+        if count >= MAX_ATTEMPTS:
+            reason = str(error) if isinstance(error, WatError) else type(error).__name__
+            effects.dead_letter(message, reason, self._clock.time_ms())
+            effects.write(
+                "DELETE FROM attempts WHERE topic = ? AND partition = ? AND offset = ?", place
+            )
+            positions = {(message.topic, message.partition): message.offset + 1}
+            self._attempts.pop(place, None)
+        else:
+            effects.write("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?)", (*place, count))
+            self._attempts[place] = count
+        _HANDLED.labels(self.room, message.topic, "dead" if positions else "retried").inc()
+        _log.warning(
+            "handler failed",
+            exc_info=error,
+            extra={"room": self.room, "topic": message.topic, "offset": message.offset},
+        )
+        await self.port.commit(effects, positions)
+        await self._go_back()
+        if positions is None:
+            await asyncio.sleep(min(_BACKOFF_S * 2**count, _BACKOFF_MAX_S))
+
+    async def _go_back(self) -> None:
+        await self.port.rewind()
+        await self.logic.start(self.port)
+
+    def _load_attempts(self) -> None:
+        rows = self.port.store.query("SELECT topic, partition, offset, count FROM attempts")
+        self._attempts = {(t, p, o): count for t, p, o, count in rows}
+
+    def _log_batch(self, messages: Sequence[Message], num_handled: int) -> None:
+        topic = messages[0].topic
+        _HANDLED.labels(self.room, topic, "handled").inc(num_handled)
+        for message in messages[:num_handled]:
+            self._attempts.pop((message.topic, message.partition, message.offset), None)
+        _log.debug(
+            "handled",
+            extra={
+                "room": self.room,
+                "topic": topic,
+                "offset": messages[0].offset,
+                "count": num_handled,
+            },
+        )
+
+    async def _maintain(self, stop: asyncio.Event) -> None:
+        """Apply retention, collect orphans and measure lag, until `stop`."""
+        artifacts = Artifacts(self._common.data_dir / "artifacts", self.room)
+        next_round_s = 0.0
+        while not stop.is_set():
+            self._measure_lag()
+            if time.monotonic() >= next_round_s:
+                next_round_s = time.monotonic() + _MAINTAIN_EVERY_S
+                try:
+                    await self.port.maintain(self._clock.time_ms())
+                    artifacts.collect(self.port.store, self._clock.time_ms() / 1000)
+                except (BusUnavailable, OSError) as error:
+                    _log.warning("maintenance waits: %s", type(error).__name__)
+            await _pause(_LAG_EVERY_S, stop)
+
+    def _measure_lag(self) -> None:
+        by_topic: dict[str, int] = dict.fromkeys(map(str, self.logic.inputs), 0)
+        place: Place
+        for place, count in self.port.lag().items():
+            by_topic[place[0]] = by_topic.get(place[0], 0) + count
+        for topic, count in by_topic.items():
+            _LAG.labels(self.room, topic).set(count)
+
+
+async def _pause(seconds: float, stop: asyncio.Event) -> None:
+    """Wait, but not past `stop`."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
