@@ -106,23 +106,25 @@ class Service:
         self.ready = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`, then drain; raises what ended the room early, if anything did."""
+        """Serve until `stop`, then drain; raises what ended this room early, and ends no other."""
+        ending = asyncio.Event()
         tasks = [
-            asyncio.create_task(self._consume(stop)),
-            asyncio.create_task(self.jobs.run(stop)),
-            asyncio.create_task(self.logic.background(stop)),
-            asyncio.create_task(self._maintain(stop)),
+            asyncio.create_task(self._consume(ending)),
+            asyncio.create_task(self.jobs.run(ending)),
+            asyncio.create_task(self.logic.background(ending)),
+            asyncio.create_task(self._maintain(ending)),
         ]
-        stopped = asyncio.create_task(stop.wait())
+        asked = asyncio.create_task(stop.wait())
+        asked.add_done_callback(lambda _: ending.set())
         try:
-            done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_EXCEPTION)
-            stop.set()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            ending.set()
             await asyncio.gather(*tasks)
         finally:
             self.ready = False
-            for task in (*tasks, stopped):
+            for task in (*tasks, asked):
                 task.cancel()
-            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await asyncio.gather(*tasks, asked, return_exceptions=True)
             await self.logic.close()
             await self.port.close()
 

@@ -113,7 +113,7 @@ class Effects:
         self.writes.append((sql, params))
 
     def dead_letter(self, message: Message, error: str, time_ms: int) -> None:
-        """Put `message` aside: into the room's table, and on `<room>.dead` where brokers have it."""
+        """Put `message` aside: in the room's table and, on a broker, on `<room>.dead`."""
         letter = DeadLetter(message, error, time_ms)
         self.dead.append(letter)
         self.write(

@@ -1,0 +1,256 @@
+"""REST as every room has it: health, metrics, dead letters, token, Host check, problem+json, paging.
+
+Source: RFC 9457 (problem details), RFC 6750 (bearer token).
+"""
+
+import base64
+import binascii
+import json
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import ConfigError, ContractError, WatError
+from shared.service import Service
+from shared.settings import CommonSettings
+
+__all__ = ["Cursor", "Limit", "Page", "create_app", "decode_cursor", "page", "read_token"]
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=500, description="items per page")]
+Cursor = Annotated[str | None, Query(max_length=512, description="`next` of the page before")]
+
+
+class Page(BaseModel, Generic[T]):
+    """Some items, and the cursor of those that follow."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class DeadLetterView(BaseModel):
+    """A record a room could not handle; its content is not shown."""
+
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    num_bytes: int
+    error: str
+    time_ms: int
+    replayed_ms: int | None
+
+
+def page(items: Sequence[T], limit: int, cursor_of: Callable[[T], Any]) -> Page[T]:
+    """Return the first `limit` of `items`, with a cursor where there are more.
+
+    Ask the store for `limit + 1`; `cursor_of` names the last item's place as JSON.
+    """
+    shown = list(items[:limit])
+    following = None
+    if len(items) > limit:
+        raw = json.dumps(cursor_of(shown[-1]), separators=(",", ":")).encode()
+        following = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return Page(items=shown, next=following)
+
+
+def decode_cursor(cursor: str | None) -> Any:
+    """Return what `cursor_of` gave, or None. Raises ContractError."""
+    if cursor is None:
+        return None
+    try:
+        return json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise ContractError("the cursor is not one that a page gave as `next`") from error
+
+
+def read_token(path: Path) -> str:
+    """Return the REST token, making it (mode 0600) where there is none. Raises ConfigError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others: chmod 600 it") from None
+        token = path.read_text().strip()
+        if len(token) < 32:
+            raise ConfigError(f"{path} holds no token: delete it, a new one is made") from None
+        return token
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error}") from error
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    return token
+
+
+def create_app(services: Sequence[Service], common: CommonSettings, token: str) -> FastAPI:
+    """Return the REST application of these rooms, each under `/v1/<room>/`."""
+    app = FastAPI(title="WasmAgentTrainer", version=version("wasmagenttrainer"))
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def readyz() -> JSONResponse:
+        """Say which rooms are ready."""
+        rooms = {service.room: service.ready for service in services}
+        return JSONResponse({"rooms": rooms}, 200 if all(rooms.values()) else 503)
+
+    @app.get("/version")
+    def show_version() -> dict[str, str]:
+        """Return the product's version."""
+        return {"version": app.version}
+
+    @app.get("/metrics")
+    def metrics() -> PlainTextResponse:
+        """Return Prometheus metrics; none carries content."""
+        return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    for service in services:
+        prefix = f"/v1/{service.room}"
+        ready = [Depends(_must_be_ready(service))]
+        app.include_router(service.router, prefix=prefix, tags=[service.room], dependencies=ready)
+        app.include_router(
+            _dead_letters(service), prefix=prefix, tags=[service.room], dependencies=ready
+        )
+    app.add_exception_handler(WatError, _wat_problem)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_exception_handler(Exception, _unexpected_problem)
+    # The last added is the outermost: Host, then token, then size.
+    app.add_middleware(_BodyLimit)
+    app.add_middleware(_Token, token=token)
+    hosts = [host.strip() for host in common.allowed_hosts.split(",")]
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    return app
+
+
+def _must_be_ready(service: Service) -> Callable[[], None]:
+    def check() -> None:
+        if not service.ready:
+            raise HTTPException(503, f"{service.room} is starting or stopping: try again")
+
+    return check
+
+
+def _dead_letters(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/dead-letters")
+    def list_dead_letters(limit: Limit = 50, cursor: Cursor = None) -> Page[DeadLetterView]:
+        """List the records this room could not handle, newest first."""
+        place = decode_cursor(cursor) or [2**62, ""]
+        rows = service.port.store.query(
+            "SELECT id, topic, partition, offset, length(value), error, time_ms, replayed_ms "
+            "FROM dead_letters WHERE (time_ms, id) < (?, ?) ORDER BY time_ms DESC, id DESC LIMIT ?",
+            (int(place[0]), str(place[1]), limit + 1),
+        )
+        names = tuple(DeadLetterView.model_fields)
+        letters = [DeadLetterView(**dict(zip(names, row, strict=True))) for row in rows]
+        return page(letters, limit, lambda letter: [letter.time_ms, letter.id])
+
+    @router.post("/dead-letters/{letter_id}/replay", status_code=204)
+    async def replay(letter_id: str) -> None:
+        """Handle a dead letter once more."""
+        await service.replay(letter_id)
+
+    return router
+
+
+class _Token:
+    """Refuse what carries no valid bearer token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._wanted = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(given, self._wanted):
+                answer = _problem(
+                    401, "Unauthorized", "send the token of the token file as a bearer token"
+                )
+                answer.headers["WWW-Authenticate"] = "Bearer"
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class _BodyLimit:
+    """Refuse a body of more than MAX_BODY_BYTES, declared or not, before it is in memory."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        too_large = _problem(
+            413, "Content Too Large", f"a body may have {MAX_BODY_BYTES} bytes: send it in parts"
+        )
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            await too_large(scope, receive, send)
+            return
+        num_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > MAX_BODY_BYTES:
+                raise HTTPException(413, f"a body may have {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _problem(status: int, title: str, detail: str, **more: object) -> JSONResponse:
+    return JSONResponse(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail, **more},
+        status,
+        media_type="application/problem+json",
+    )
+
+
+async def _wat_problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, WatError)
+    return _problem(error.status, type(error).__name__, str(error), retryable=error.retryable)
+
+
+async def _http_problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, "HTTP error", str(error.detail))
+
+
+async def _validation_problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    places = [
+        {"at": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()[:10]
+    ]
+    first = places[0] if places else {"at": "request", "problem": "is not valid"}
+    return _problem(422, "Not valid", f"{first['at']}: {first['problem']}", errors=places)
+
+
+async def _unexpected_problem(_: Request, error: Exception) -> JSONResponse:
+    return _problem(500, "Unexpected error", f"{type(error).__name__}; see the service's log")
