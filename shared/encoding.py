@@ -26,6 +26,7 @@ __all__ = [
     "Encoded",
     "HistoryStep",
     "Tree",
+    "at_words",
     "candidate_of",
     "encode",
     "label_of",
@@ -238,7 +239,7 @@ class _Slots:
             for i, value in enumerate(self.values):
                 if value and value == text:
                     equal |= 1 << i
-                elif value and value in text and _at_words(value, text):
+                elif value and value in text and at_words(value, text):
                     contains |= 1 << i
             self._seen[text] = (equal, contains)
         return self._seen[text]
@@ -253,7 +254,8 @@ class _Slots:
         return _words(text)
 
 
-def _at_words(value: str, text: str) -> bool:
+def at_words(value: str, text: str) -> bool:
+    """Tell whether `value` stands in `text` with no letter or digit right beside it."""
     at = text.find(value)
     while at >= 0:
         end = at + len(value)
