@@ -26,7 +26,17 @@ from shared.errors import (
     GrantDenied,
     SandboxError,
 )
-from shared.guest import BLOCK, IMPORT_MODULE, Layout, activation_levels, code_sections, padded
+from shared.guest import (
+    BLOCK,
+    IMPORT_MODULE,
+    OUTCOME,
+    OUTCOME_BYTES,
+    PAGE_BYTES,
+    Layout,
+    activation_levels,
+    code_sections,
+    padded,
+)
 from shared.manifest import (
     ABI_VERSION,
     EMITTER_VERSION,
@@ -52,13 +62,18 @@ __all__ = [
     "ABI_VERSION",
     "EMITTER_VERSION",
     "FINISH",
+    "IMPORT_MODULE",
     "KEYS",
     "MAX_ACTIONS",
     "MAX_ELEMENTS",
     "NUM_PROBES",
     "OPS",
+    "OUTCOME",
+    "OUTCOME_BYTES",
+    "PAGE_BYTES",
     "ActionEntry",
     "Decision",
+    "Floats",
     "Layout",
     "Manifest",
     "Network",

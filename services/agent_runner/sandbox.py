@@ -1,0 +1,488 @@
+"""One agent module in one wasmtime instance: the only file that names wasmtime.
+
+Covered: powers (a host function exists only if the manifest names it, and is asked again at each
+call), compute (fuel), time (epoch, also while the host acts), memory (fixed size), stack, what the
+guest claims to have done (compared with what the host saw), and changed weights (probes, replayed
+before the first step). Nothing is compiled that `shared.module.verify` has not rebuilt byte for
+byte from its manifest, so the compiler only ever sees our own emitter's code.
+
+Not covered: whether a permitted action is the right one (margin, post-condition and approvals do
+that), and side channels such as timing.
+
+Bindings are not safe against two threads: a Sandbox refuses a step while another one runs, and
+bindings are created and closed under one lock.
+"""
+
+import ctypes
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import wasmtime
+from numpy.typing import NDArray
+
+from shared.errors import GuestTrap, OutOfFuel, SandboxError
+from shared.module import (
+    FINISH,
+    IMPORT_MODULE,
+    KEYS,
+    MAX_ELEMENTS,
+    OPS,
+    OUTCOME,
+    OUTCOME_BYTES,
+    PAGE_BYTES,
+    Floats,
+    Manifest,
+    Network,
+    Op,
+    Probe,
+    Status,
+    VerifiedModule,
+    check_observation,
+    digest_observation,
+    synthetic_observation,
+)
+
+__all__ = [
+    "CALL_DENIED",
+    "CALL_FAILED",
+    "CALL_OK",
+    "Host",
+    "Sandbox",
+    "StepOutcome",
+    "fuel_for",
+    "new_engine",
+]
+
+CALL_OK = 0
+CALL_DENIED = -1  # not allowed, out of range, or a second call in one step
+CALL_FAILED = -2  # the host raised; `step` raises it again once the guest has returned
+
+DEADLINE_MS = 2000
+_TICK_S = 0.01
+_IDLE_S = 1.0  # the ticker ends after this long without a step
+_STACK_BYTES = 256 * 1024
+_PROBE_TOLERANCE = 1e-5  # of the margin, in logits
+
+_BINDINGS = threading.Lock()
+
+
+class Host(Protocol):
+    """Take what a module does. Called in the thread that called `step`."""
+
+    @property
+    def allowed_ops(self) -> Collection[str]:
+        """Return the operations allowed now."""
+
+    def perform(self, op: Op, element: int, slot: str | None, key: str | None) -> int:
+        """Do one operation; return 0, or a code of the host's own (1 and up) for a refusal."""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Hold what one step did. `element` and `action` are FINISH where "finished" won.
+
+    On ABSTAINED they name what would have been done. Logits and margin are in logits.
+    """
+
+    status: int
+    op: Op | None
+    element: int
+    slot: str | None
+    key: str | None
+    action: int
+    logit: float
+    margin: float
+    runner_up_element: int
+    runner_up_action: int
+    host_code: int
+    fuel_used: int
+
+
+@dataclass(frozen=True)
+class _Call:
+    op: Op
+    element: int
+    slot: str | None
+    key: str | None
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Hold views over guest memory, which die with the store."""
+
+    x: Floats  # (MAX_ELEMENTS, F)
+    g: Floats  # (G,)
+    logits: Floats  # (MAX_ELEMENTS, A)
+    outcome: NDArray[np.uint8]
+
+
+def new_engine() -> wasmtime.Engine:
+    """Return an engine with the one fixed configuration: SIMD on, whatever we never emit off.
+
+    `reference_types` stays on: switching it off aborts the process (wasmtime 36 to 49).
+    """
+    config = wasmtime.Config()
+    config.consume_fuel = True
+    config.epoch_interruption = True
+    config.max_wasm_stack = _STACK_BYTES
+    config.parallel_compilation = False
+    config.wasm_gc = False
+    config.wasm_function_references = False
+    config.wasm_exceptions = False
+    config.wasm_stack_switching = False
+    config.wasm_threads = False
+    config.wasm_memory64 = False
+    config.wasm_multi_memory = False
+    config.wasm_custom_page_sizes = False
+    config.wasm_relaxed_simd = False
+    config.wasm_tail_call = False
+    config.wasm_wide_arithmetic = False
+    config.wasm_component_model = False
+    return wasmtime.Engine(config)
+
+
+def fuel_for(network: Network) -> int:
+    """Return fuel for a step over MAX_ELEMENTS elements, at least twice what it needs."""
+    products = sum(
+        -(-outputs // 16) * 16 * (sum(parts) + 4 * len(parts))
+        for outputs, parts in network.layers().values()
+    )
+    overhead = 5000 + 60 * network.num_actions + 20 * sum(network.element)
+    return MAX_ELEMENTS * (8 * products + overhead)
+
+
+class _Ticker:
+    """Advance an engine's epoch while steps run; the thread ends when none has for a while."""
+
+    def __init__(self, engine: wasmtime.Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self._used_at_s = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._running = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._tick, daemon=True, name="wasm-epoch")
+                self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        self._used_at_s = time.monotonic()
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(_TICK_S)
+            with self._lock:
+                if not self._running and time.monotonic() - self._used_at_s > _IDLE_S:
+                    self._thread = None
+                    return
+            self._engine.increment_epoch()
+
+
+class _Border:
+    """Stand between guest and host. Knows neither store nor instance, so both can be freed."""
+
+    def __init__(self, manifest: Manifest, host: Host) -> None:
+        self._manifest = manifest
+        self._host = host
+        self.num_elements = 0
+        self.probing = True
+        self.calls: list[_Call] = []
+        self.code = CALL_OK
+        self.error: BaseException | None = None
+
+    def begin(self, num_elements: int, *, probing: bool) -> None:
+        self.num_elements = num_elements
+        self.probing = probing
+        self.calls = []
+        self.code = CALL_OK
+        self.error = None
+
+    def function(self, op: Op) -> Callable[..., int]:
+        def call(element: int, argument: int = 0) -> int:
+            self.code = self._call(op, element, argument)
+            return self.code
+
+        return call
+
+    def _call(self, op: Op, element: int, argument: int) -> int:
+        slot = key = None
+        if self.calls or not 0 <= element < self.num_elements:
+            return CALL_DENIED
+        if op in ("type_text", "select_option"):
+            if not 0 <= argument < len(self._manifest.slots):
+                return CALL_DENIED
+            slot = self._manifest.slots[argument]
+        elif op == "press_key":
+            if not 0 <= argument < len(KEYS):
+                return CALL_DENIED
+            key = KEYS[argument]
+        self.calls.append(_Call(op, element, slot, key))
+        if self.probing:
+            return CALL_OK
+        try:
+            if op not in self._host.allowed_ops:
+                return CALL_DENIED
+            return int(self._host.perform(op, element, slot, key))
+        except BaseException as error:  # noqa: BLE001 - raised again by step; must not cross wasm
+            self.error = error
+            return CALL_FAILED
+
+
+class Sandbox:
+    """Run one verified module for one run. Use as a context manager, or call `close`."""
+
+    def __init__(
+        self,
+        verified: VerifiedModule,
+        host: Host,
+        *,
+        fuel: int | None = None,
+        deadline_ms: int = DEADLINE_MS,
+    ) -> None:
+        """Take `fuel` (default `fuel_for`) and `deadline_ms`, both per step."""
+        self._verified = verified
+        self._manifest = verified.manifest
+        self._fuel = fuel if fuel is not None else fuel_for(verified.manifest.network)
+        self._deadline_ms = deadline_ms
+        self._border = _Border(verified.manifest, host)
+        self._busy = threading.Lock()
+        self._engine = new_engine()
+        self._ticker = _Ticker(self._engine)
+        self._store = wasmtime.Store(self._engine)
+        self._step: wasmtime.Func | None = None
+        self._memory: _Memory | None = None
+
+    def __enter__(self) -> Self:
+        """Load the module."""
+        self.load()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the instance."""
+        self.close()
+
+    def load(self) -> None:
+        """Compile, instantiate and replay the probes.
+
+        Raises SandboxError, GuestTrap or OutOfFuel; nothing reaches the host meanwhile.
+        """
+        try:
+            with _BINDINGS:
+                self._instantiate()
+        except wasmtime.WasmtimeError as error:
+            self.close()
+            raise SandboxError(
+                f"module of {self._manifest.name!r} cannot be instantiated: train it again"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        for probe in self._manifest.probes:
+            self._replay(probe)
+
+    def close(self) -> None:
+        """Free the instance; a later step is refused. Harmless if repeated.
+
+        Raises SandboxError while a step is running.
+        """
+        with self._alone(), _BINDINGS:
+            self._step = self._memory = None
+            self._store.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise SandboxError("a step of this agent is still running: one thread per run")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _loaded(self) -> tuple[wasmtime.Func, _Memory]:
+        if self._step is None or self._memory is None:
+            raise SandboxError("the sandbox is not loaded, or closed: load it first")
+        return self._step, self._memory
+
+    def _instantiate(self) -> None:
+        layout = self._verified.layout
+        memory_bytes = layout.num_pages * PAGE_BYTES
+        self._store.set_limits(
+            memory_size=memory_bytes, table_elements=0, instances=1, tables=0, memories=1
+        )
+        self._meter()  # before instantiation: a start function may loop
+        module = wasmtime.Module(self._engine, self._verified.data)
+        linker = wasmtime.Linker(self._engine)
+        for op in self._manifest.capabilities:
+            i32 = wasmtime.ValType.i32
+            kind = wasmtime.FuncType([i32() for _ in range(OPS[op])], [i32()])
+            linker.define(
+                self._store,
+                IMPORT_MODULE,
+                op,
+                wasmtime.Func(self._store, kind, self._border.function(op)),
+            )
+        exports = linker.instantiate(self._store, module).exports(self._store)
+        memory, step = exports["memory"], exports["step"]
+        if not isinstance(memory, wasmtime.Memory) or not isinstance(step, wasmtime.Func):
+            raise SandboxError("module exports no memory and step: train it again")
+        if memory.data_len(self._store) != memory_bytes:
+            raise SandboxError(f"module's memory is not {memory_bytes} bytes: train it again")
+        # Unchecked views over memory that can neither grow nor move (minimum = maximum).
+        pointer = ctypes.addressof(memory.data_ptr(self._store).contents)
+        self._memory = self._views((ctypes.c_ubyte * memory_bytes).from_address(pointer))
+        self._step = step
+
+    def _views(self, whole: "ctypes.Array[ctypes.c_ubyte]") -> _Memory:
+        layout = self._verified.layout
+        data = np.frombuffer(memoryview(whole), np.uint8)
+
+        def floats(region: str, rows: int, columns: int) -> Floats:
+            offset, size = layout.regions()[region]
+            view: Floats = data[offset : offset + size].view(np.float32)
+            return view.reshape(rows, -1)[:, :columns]
+
+        network = layout.network
+        return _Memory(
+            floats("x", MAX_ELEMENTS, network.num_features),
+            floats("g", 1, network.num_context)[0],
+            floats("logits", MAX_ELEMENTS, network.num_actions),
+            data[OUTCOME : OUTCOME + OUTCOME_BYTES],
+        )
+
+    def _meter(self) -> None:
+        self._store.set_fuel(self._fuel)
+        # One tick more, as the present one may be nearly over.
+        self._store.set_epoch_deadline(math.ceil(self._deadline_ms / 1000 / _TICK_S) + 1)
+
+    def step(self, x: Floats, g: Floats) -> StepOutcome:
+        """Let the guest decide on x (N, F) and g (G) and act at most once.
+
+        Raises ContractError (observation), GuestTrap, OutOfFuel (fuel or time; the action may
+        have been done), SandboxError, and whatever the host raised.
+        """
+        return self._run(x, g, probing=False)
+
+    def logits(self, num_elements: int) -> NDArray[np.float32]:
+        """Return a copy of the last step's logits (N, A), for evidence."""
+        with self._alone():
+            _, memory = self._loaded()
+            return memory.logits[:num_elements].copy()
+
+    def _run(self, x: Floats, g: Floats, *, probing: bool) -> StepOutcome:
+        check_observation(self._manifest.network, x, g)
+        with self._alone():
+            guest_step, memory = self._loaded()
+            memory.x[: len(x)] = x
+            memory.g[:] = g
+            self._border.begin(len(x), probing=probing)
+            status = self._call_guest(guest_step, len(x))
+            return self._read_outcome(status, len(x), memory.outcome.tobytes())
+
+    def _call_guest(self, guest_step: wasmtime.Func, num_elements: int) -> int:
+        self._meter()
+        started_s = time.monotonic()
+        try:
+            with self._ticker:
+                status = guest_step(self._store, num_elements)
+        except wasmtime.Trap as trap:
+            self._raise_host_error()
+            raise self._explain(trap) from trap
+        except wasmtime.WasmtimeError as error:
+            raise SandboxError(
+                f"module of {self._manifest.name!r} failed: train it again"
+            ) from error
+        self._raise_host_error()
+        spent_ms = (time.monotonic() - started_s) * 1000
+        if spent_ms > self._deadline_ms:
+            # A guest whose last act is the host call passes no epoch check behind it.
+            raise OutOfFuel(self._late())
+        return int(status)
+
+    def _raise_host_error(self) -> None:
+        if self._border.error is not None:
+            raise self._border.error
+
+    def _late(self) -> str:
+        done = [f"{call.op} on element {call.element}" for call in self._border.calls]
+        return (
+            f"agent {self._manifest.name!r} took longer than {self._deadline_ms} ms for a step "
+            f"({done[0] + ' may have been done' if done else 'nothing was done'}): look at the "
+            "screen before going on"
+        )
+
+    def _explain(self, trap: wasmtime.Trap) -> SandboxError:
+        code = trap.trap_code
+        if code == wasmtime.TrapCode.OUT_OF_FUEL:
+            return OutOfFuel(
+                f"agent {self._manifest.name!r} used up its fuel of {self._fuel} in one step: stop "
+                "the run and train it again"
+            )
+        if code == wasmtime.TrapCode.INTERRUPT:
+            return OutOfFuel(self._late())
+        reason = code.name.lower() if code else "unknown cause"
+        return GuestTrap(f"agent {self._manifest.name!r} trapped ({reason}): train it again")
+
+    def _read_outcome(
+        self, untrusted_status: int, num_elements: int, untrusted: bytes
+    ) -> StepOutcome:
+        """Check the guest's account against what the host saw. Raises GuestTrap."""
+        element, action, second_element, second_action = np.frombuffer(untrusted, "<i4", 4).tolist()
+        logit, margin = np.frombuffer(untrusted, "<f4", 2, 16).tolist()
+        calls = self._border.calls
+        entry = None
+        if 0 <= action < len(self._manifest.actions) and 0 <= element < num_elements:
+            entry = self._manifest.actions[action]
+        finished = (element, action) == (FINISH, FINISH)
+        expected = _Call(entry.op, element, entry.slot, entry.key) if entry else None
+        honest = {
+            Status.ACTED: calls == [expected] and self._border.code == CALL_OK,
+            Status.REFUSED: calls == [expected] and self._border.code != CALL_OK,
+            Status.FINISHED: finished and not calls,
+            Status.ABSTAINED: (finished or entry is not None) and not calls,
+        }
+        if not honest.get(untrusted_status, False):
+            raise GuestTrap(
+                f"agent {self._manifest.name!r} gives an account (status {untrusted_status}) that "
+                "differs from what the host saw: stop the run and train it again"
+            )
+        return StepOutcome(
+            status=untrusted_status,
+            op=entry.op if entry else None,
+            element=element,
+            slot=entry.slot if entry else None,
+            key=entry.key if entry else None,
+            action=action,
+            logit=logit,
+            margin=margin,
+            runner_up_element=second_element,
+            runner_up_action=second_action,
+            host_code=self._border.code,
+            fuel_used=self._fuel - self._store.get_fuel(),
+        )
+
+    def _replay(self, probe: Probe) -> None:
+        """Compare one probe's decision with the manifest's. Raises SandboxError."""
+        x, g = synthetic_observation(self._manifest.network, probe.seed)
+        outcome = self._run(x, g, probing=True) if len(x) == probe.num_elements else None
+        if (
+            outcome is None
+            or digest_observation(x, g) != probe.digest
+            or (outcome.status, outcome.element, outcome.action)
+            != (probe.status, probe.element, probe.action)
+            or not abs(outcome.margin - probe.margin) <= _PROBE_TOLERANCE * (1 + abs(probe.margin))
+        ):
+            self.close()
+            raise SandboxError(
+                f"agent {self._manifest.name!r} decides probe {probe.seed} otherwise than when it "
+                "was trained (its weights or this machine's arithmetic changed): train it again"
+            )
