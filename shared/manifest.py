@@ -188,6 +188,7 @@ class Manifest(_Frozen):
     name: Name
     actions: tuple[ActionEntry, ...] = Field(min_length=1, max_length=MAX_ACTIONS)
     slots: tuple[Name, ...] = ()
+    constants: dict[Name, str] = {}  # values of slots that no record names: the same each time
     network: Network
     precision: Precision = "f32"
     margin_threshold: float = Field(ge=0, le=1e6)  # logits
@@ -215,6 +216,10 @@ class Manifest(_Frozen):
         if unknown:
             raise ValueError(
                 f"actions name slots that are not declared: {sorted(map(str, unknown))}"
+            )
+        if not set(self.constants) <= set(self.slots):
+            raise ValueError(
+                f"constants must be slots too: {sorted(set(self.constants) - set(self.slots))}"
             )
         if self.capabilities != capabilities_of(self.actions):
             raise ValueError(
