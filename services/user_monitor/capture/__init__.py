@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shared.clock import Clock
+from shared.schemas.base import Text
 from shared.schemas.raw_events import Action, Box, Target
 from shared.schemas.raw_events import Source as SourceKind
 
@@ -21,6 +22,7 @@ __all__ = [
     "RawCapture",
     "RawElement",
     "RawSnapshot",
+    "RawText",
     "ReplaySpec",
     "Source",
     "SourceKind",
@@ -28,6 +30,9 @@ __all__ = [
     "WindowSpec",
     "open_source",
 ]
+
+RawText = str | Text
+"""What a screen shows; a replayed log may hold a Text that was redacted when it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,14 @@ class RawElement:
     untrusted_tag: str = ""
     untrusted_id: str | None = None
     untrusted_selector: str | None = None
-    untrusted_name: str | None = None
+    untrusted_name: RawText | None = None
     name_is_control: bool = False  # the name belongs to a control: button, menu item, tab, field
     untrusted_label: str | None = None
-    untrusted_text: str | None = None  # own text, without its children's
-    untrusted_value: str | None = None  # of a field, before the action; None where is_secret
+    untrusted_text: RawText | None = None  # own text, without its children's
+    untrusted_value: RawText | None = None  # of a field, before the action; None where is_secret
     is_secret: bool = False
     states: tuple[str, ...] = ()
-    untrusted_options: tuple[str, ...] = ()
+    untrusted_options: tuple[RawText, ...] = ()
     box: Box | None = None
 
 
@@ -66,10 +71,10 @@ class RawCapture:
     untrusted_application: str
     time_ms: int  # of the action, not of its arrival
     boottime_ms: int | None = None  # None for replays
-    untrusted_title: str | None = None
-    untrusted_url: str | None = None
+    untrusted_title: RawText | None = None
+    untrusted_url: RawText | None = None
     element: RawElement | None = None
-    untrusted_value: str | None = None  # typed text, chosen option, copied text; None if secret
+    untrusted_value: RawText | None = None  # typed text, chosen option, copied text; None if secret
     keys: str | None = None  # as UI Events KeyboardEvent.key, modifiers first: Control+c
     count: int | None = None  # key strokes or scroll steps merged into this
     target: Target | None = None

@@ -1,0 +1,43 @@
+"""The user's key for hashes; it lies outside the data folder, so a copied folder stays mute.
+
+Reads and writes: one file of 32 bytes, readable by its owner alone.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from shared.errors import ConfigError
+
+__all__ = ["load_key"]
+
+_KEY_BYTES = 32
+
+
+def load_key(path: Path, data_dir: Path) -> bytes:
+    """Return the key at `path`; it is made where there is none.
+
+    Raises ConfigError where the path lies in the data folder or holds no key.
+    """
+    if path.resolve().is_relative_to(data_dir.resolve()):
+        raise ConfigError(
+            f"hash key {path} lies in the data folder {data_dir}: set "
+            "WAT_USER_MONITOR_HASH_KEY_FILE to a path outside it"
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != _KEY_BYTES:
+            raise ConfigError(
+                f"{path} holds {len(key)} bytes instead of a key of {_KEY_BYTES}: restore or "
+                "delete it (hashes recorded so far then match no new ones)"
+            ) from None
+        return key
+    key = secrets.token_bytes(_KEY_BYTES)
+    with os.fdopen(handle, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
