@@ -4,7 +4,9 @@ Reads and writes one private key file (mode 0600) in a folder that the caller gi
 alone holds the private key; runners know public keys, as 32 raw bytes.
 """
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from shared.errors import ConfigError
 
-__all__ = ["PUBLIC_KEY_BYTES", "SIGNATURE_BYTES", "SigningKey", "is_signed_by"]
+__all__ = ["PUBLIC_KEY_BYTES", "SIGNATURE_BYTES", "SigningKey", "is_signed_by", "read_public_key"]
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -37,19 +39,27 @@ class SigningKey:
 
         Raises ConfigError if the file is readable by others or is no key.
         """
-        path = folder / _KEY_FILE
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            return cls._load(path)
-        key = cls.generate()
-        with os.fdopen(handle, "wb") as file:
-            file.write(key._private.private_bytes_raw())
-            file.flush()
-            os.fsync(file.fileno())
-        (folder / _PUBLIC_FILE).write_text(key.public.hex() + "\n")
+        path = folder / _KEY_FILE
+        if not path.exists():
+            cls.generate()._save(path)
+        key = cls._load(path)
+        if read_public_key(folder) != key.public:
+            (folder / _PUBLIC_FILE).write_text(key.public.hex() + "\n")
         return key
+
+    def _save(self, path: Path) -> None:
+        """Write the key in full before it gets its name; leave a key that is there already."""
+        handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._private.private_bytes_raw())
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            Path(draft).unlink()
 
     @classmethod
     def _load(cls, path: Path) -> "SigningKey":
@@ -70,6 +80,15 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """Return the message's signature, 64 bytes."""
         return self._private.sign(message)
+
+
+def read_public_key(folder: Path) -> bytes | None:
+    """Return the public key of the signer whose folder this is, or None while there is none."""
+    try:
+        public = bytes.fromhex((folder / _PUBLIC_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return public if len(public) == PUBLIC_KEY_BYTES else None
 
 
 def is_signed_by(public: bytes, message: bytes, signature: bytes) -> bool:
