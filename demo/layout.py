@@ -14,6 +14,7 @@ Variant = Literal["watch", "act", "changed"]
 Kind = Literal["text", "email", "number", "select", "check"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 NUM_REQUESTS = 20
+NUM_CHANGES = 6
 
 _ELEMENTS = (
     *("nav-requests", "nav-orders", "nav-notes", "nav-search", "nav-news", "filter", "requests"),
