@@ -2,8 +2,8 @@
 
 Reads and writes nothing. The manifest is carried in the module's custom section `wat.manifest`
 as canonical JSON. Everything in the module but its weights and signature follows from it, so it
-is also the input of the runner's proof by re-emission. It holds sizes, names and figures only:
-no user content, no weights.
+is also the input of the runner's proof by re-emission. It holds sizes, names and figures, no weights;
+`constants` are the only values in it that come from what was watched.
 """
 
 import json

@@ -277,8 +277,13 @@ class Sandbox:
         Raises SandboxError, GuestTrap or OutOfFuel; nothing reaches the host meanwhile.
         """
         try:
-            with _BINDINGS:
+            with _BINDINGS, self._ticker:
                 self._instantiate()
+            for probe in self._manifest.probes:
+                self._replay(probe)
+        except wasmtime.Trap as trap:
+            self.close()
+            raise self._explain(trap) from trap
         except wasmtime.WasmtimeError as error:
             self.close()
             raise SandboxError(
@@ -287,8 +292,6 @@ class Sandbox:
         except BaseException:
             self.close()
             raise
-        for probe in self._manifest.probes:
-            self._replay(probe)
 
     def close(self) -> None:
         """Free the instance; a later step is refused. Harmless if repeated.
@@ -481,7 +484,6 @@ class Sandbox:
             != (probe.status, probe.element, probe.action)
             or not abs(outcome.margin - probe.margin) <= _PROBE_TOLERANCE * (1 + abs(probe.margin))
         ):
-            self.close()
             raise SandboxError(
                 f"agent {self._manifest.name!r} decides probe {probe.seed} otherwise than when it "
                 "was trained (its weights or this machine's arithmetic changed): train it again"
