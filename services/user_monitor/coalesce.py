@@ -4,7 +4,7 @@ Reads and writes: RawCaptures in memory. Scroll steps, repeated keys, counted ke
 repeated focus merge into one capture. Clicks, values and all else pass through one by one.
 """
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import replace
 from enum import StrEnum
 
@@ -71,40 +71,42 @@ class Intake:
     light captures (from four fifths), overflow.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int, *, merging: bool = True) -> None:
+        """Take up to `capacity` captures; without `merging` each stays by itself."""
+        self.capacity = capacity
+        self._merging = merging
         self._waiting: deque[RawCapture] = deque()
-        self.dropped: Counter[Action] = Counter()
 
     def __len__(self) -> int:
+        """Return how many captures wait."""
         return len(self._waiting)
 
     def put(self, capture: RawCapture) -> Pressure:
         """Take one capture in; say how full it is then."""
-        if self._waiting:
+        if self._waiting and self._merging:
             merged = merge(self._waiting[-1], capture)
             if merged is not None:
                 self._waiting[-1] = merged
                 return Pressure.NORMAL
-        filled = len(self._waiting) / self._capacity
-        if capture.action in _LIGHT and filled >= 0.5 and self._merge_deeper(capture):
+        filled = len(self._waiting) / self.capacity
+        light = self._merging and capture.action in _LIGHT
+        if light and filled >= 0.5 and self._merge_deeper(capture):
             return Pressure.NORMAL
-        if capture.action in _LIGHT and filled >= 0.8:
-            self.dropped[capture.action] += 1
+        if light and filled >= 0.8:
             return Pressure.SHEDDING
-        if len(self._waiting) >= self._capacity:
+        if len(self._waiting) >= self.capacity:
             return Pressure.OVERFLOW
         self._waiting.append(capture)
         return Pressure.NORMAL
 
     def take(self, now_ms: int, limit: int, *, everything: bool = False) -> list[RawCapture]:
         """Return what is ready, oldest first; the newest waits while more may merge into it."""
-        ready = []
+        ready: list[RawCapture] = []
         while self._waiting and len(ready) < limit:
             last = self._waiting[0]
             gap_ms = _GAPS_MS.get(last.action, 0)
             open_ = len(self._waiting) == 1 and 0 <= now_ms - last.time_ms <= gap_ms
-            if open_ and gap_ms and not everything:
+            if open_ and gap_ms and self._merging and not everything:
                 break
             ready.append(self._waiting.popleft())
         return ready

@@ -124,6 +124,7 @@ class Allowance:
 
     level: Level
     keep: frozenset[str]
+    consent_id: str = ""
 
 
 @lru_cache(maxsize=512)
@@ -149,6 +150,8 @@ class Consents:
 
     consents: dict[str, Consent] = field(default_factory=dict)
     exclusions: dict[str, Exclusion] = field(default_factory=dict)
+    num_decisions: int = 0
+    """Grows with every change, so that work done under older statements can be told."""
 
     @classmethod
     def load(
@@ -158,6 +161,21 @@ class Consents:
         consents = [Consent.model_validate_json(row[0]) for row in consent_rows]
         exclusions = [Exclusion.model_validate_json(row[0]) for row in exclusion_rows]
         return cls({c.id: c for c in consents}, {e.id: e for e in exclusions})
+
+    def put(self, given: Consent) -> None:
+        """Let a consent hold, or its revocation."""
+        self.consents[given.id] = given
+        self.num_decisions += 1
+
+    def exclude(self, exclusion: Exclusion) -> None:
+        """Let an exclusion hold."""
+        self.exclusions[exclusion.id] = exclusion
+        self.num_decisions += 1
+
+    def include(self, exclusion_id: str) -> None:
+        """Let an exclusion no longer hold."""
+        del self.exclusions[exclusion_id]
+        self.num_decisions += 1
 
     def live(self, source: Source) -> list[Consent]:
         """Return the unrevoked consents that cover `source`."""
@@ -198,4 +216,4 @@ class Consents:
         if not fitting:
             return None
         best = max(fitting, key=_specificity)
-        return Allowance(best.level, frozenset(best.keep))
+        return Allowance(best.level, frozenset(best.keep), best.id)

@@ -307,6 +307,7 @@ class Redactor:
         boot_id: str | None,
         snapshot: str | None,
         demonstration: str | None,
+        showing: int | None,
     ) -> UiEvent:
         """Filter one capture; `snapshot` is the digest of the filtered snapshot."""
         raw = capture.element
@@ -332,6 +333,7 @@ class Redactor:
             count=capture.count,
             snapshot=snapshot,
             demonstration=demonstration,
+            showing=showing,
         )
 
     def _value(self, capture: RawCapture, allowed: Allowance) -> Text | None:

@@ -113,6 +113,7 @@ class UiEvent(Record):
     count: int | None = Field(None, description="key strokes or scroll steps merged into this")
     snapshot: Digest | None = Field(None, description="the element tree before the action")
     demonstration: str | None = Field(None, description="teaching: the name of what is shown")
+    showing: int | None = Field(None, description="teaching: counts its demonstrations, from 1")
 
 
 def event_id(user_id: str, source: Source, session: str, seq: int) -> str:

@@ -6,7 +6,7 @@ a UiEvent. Values of secret fields (passwords, card numbers, one-time codes) are
 a source never even reads them.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,11 +75,13 @@ class RawCapture:
     untrusted_url: RawText | None = None
     element: RawElement | None = None
     untrusted_value: RawText | None = None  # typed text, chosen option, copied text; None if secret
-    keys: str | None = None  # as UI Events KeyboardEvent.key, modifiers first: Control+c
+    keys: str | None = None  # as UI Events KeyboardEvent.key, modifiers first: Control+C
     count: int | None = None  # key strokes or scroll steps merged into this
     target: Target | None = None
     snapshot: RawSnapshot | None = None
     caused: bool = False  # a navigation that follows from the event before it
+    demonstration: str | None = None  # of a replay: as it was taught when it was recorded
+    showing: int | None = None
 
 
 class Source(Protocol):
@@ -126,9 +128,11 @@ class WindowSpec:
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """Read a recorded UI log: one UiEvent as JSON a line."""
+    """Read a recorded UI log: one UiEvent as JSON a line, or a CSV with `columns`."""
 
-    path: Path
+    path: Path | None = None
+    content: bytes | None = None  # instead of a path: it stays in memory, unfiltered as it is
+    columns: Mapping[str, str] | None = None  # a CSV's: field of a capture -> name of its column
     as_user: str | None = None  # replay the same file as several people
     speed: float = 0.0  # 1 keeps the log's pauses, 0 leaves them out
 
