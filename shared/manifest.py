@@ -2,8 +2,8 @@
 
 Reads and writes nothing. The manifest is carried in the module's custom section `wat.manifest`
 as canonical JSON. Everything in the module but its weights and signature follows from it, so it
-is also the input of the runner's proof by re-emission. It holds sizes, names and figures, no weights;
-`constants` are the only values in it that come from what was watched.
+is also the input of the runner's proof by re-emission. It holds sizes, names and figures, no
+weights; `constants` are the only values in it that come from what was watched.
 """
 
 import json
@@ -231,9 +231,13 @@ class Manifest(_Frozen):
         return self
 
     def canonical_json(self) -> bytes:
-        """Return the one byte string that stands for this manifest: sorted keys, no spaces."""
+        """Return the one byte string that stands for this manifest: sorted keys, no spaces.
+
+        What is empty is left out, so a field added later, empty by default, changes no old module.
+        """
+        fields = self.model_dump(mode="json", exclude_none=True)
         return json.dumps(
-            self.model_dump(mode="json"),
+            {key: value for key, value in fields.items() if value not in ({}, [])},
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,

@@ -133,6 +133,15 @@ def test_canonical_json_does_not_depend_on_key_order():
     assert Manifest.model_validate_json(first.canonical_json()) == first
 
 
+def test_canonical_json_leaves_out_what_is_empty_and_keeps_what_is_null_inside():
+    manifest = make_manifest(slots=("name",), post_condition={"row": None, "cells": []})
+    fields = json.loads(manifest.canonical_json())
+    assert "options" not in fields
+    assert "slot" not in fields["actions"][0]
+    assert fields["post_condition"] == {"row": None, "cells": []}
+    assert Manifest.model_validate_json(manifest.canonical_json()) == manifest
+
+
 def wide_logits(weights, x, g):
     """Compute the documented wiring in float64 with plain matrix products."""
     w = {k: v.astype(np.float64) for k, v in weights.items()}
