@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from services.user_monitor.secret_kinds import KEEPABLE
 from shared.schemas import Frozen, Level, Source
+from shared.secret_kinds import KEEPABLE
 from shared.store import Statement
 
 __all__ = ["TABLES", "Allowance", "Consent", "ConsentAsked", "Consents", "Exclusion", "Place"]
@@ -45,7 +45,9 @@ class ConsentAsked(Frozen):
     ] = ()
     attach_url: Annotated[
         str | None,
-        Field(description="debugging port that may be attached to, for example http://127.0.0.1:9222"),
+        Field(
+            description="debugging port that may be attached to, for example http://127.0.0.1:9222"
+        ),
     ] = None
 
     @field_validator("keep")
@@ -180,9 +182,7 @@ class Consents:
     def live(self, source: Source) -> list[Consent]:
         """Return the unrevoked consents that cover `source`."""
         return [
-            c
-            for c in self.consents.values()
-            if c.revoked_ms is None and c.source in (None, source)
+            c for c in self.consents.values() if c.revoked_ms is None and c.source in (None, source)
         ]
 
     def may_attach(self, attach_url: str) -> bool:
@@ -196,9 +196,7 @@ class Consents:
             "title": place.untrusted_title,
             "url": place.untrusted_url,
         }
-        return any(
-            _like(texts[e.kind], e.pattern, anywhere=True) for e in self.exclusions.values()
-        )
+        return any(_like(texts[e.kind], e.pattern, anywhere=True) for e in self.exclusions.values())
 
     def allowance(self, place: Place) -> Allowance | None:
         """Return what may be kept of an event at `place`; None: nothing, it is not captured.

@@ -9,12 +9,20 @@ Does not cover: what a picture shows (no source takes any), and what secret_kind
 import hashlib
 import hmac
 import re
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from services.user_monitor.capture import RawCapture, RawElement, RawText
 from services.user_monitor.consent import Allowance
-from services.user_monitor.secret_kinds import find_secret, is_secret_label
 from shared.schemas import Element, Level, Snapshot, SnapshotElement, Source, Text, UiEvent
+from shared.secret_kinds import find_secret, is_secret_label
+from shared.texts import (
+    WEB_SCHEMES,
+    classify,
+    document_of,
+    mask_segment,
+    origin_of,
+    split_url,
+)
 
 __all__ = ["Redactor", "classify", "document_of", "safe_keys"]
 
@@ -25,42 +33,6 @@ _MIN_HASH_CHARS = 6  # shorter ones are guessed from their hash by whoever gets 
 _HASH_HEX = 32
 _SECRET = Text(cls="secret")
 _NO_HASH = frozenset({"empty", "bool", "date", "secret"})
-
-_MONTH = (
-    r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-zä]*\.?"  # en, de
-)
-_TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:\s?[ap]\.?m\.?)?(?:\s?(?:z|[+-]\d{2}:?\d{2}))?"
-_DATE = (
-    rf"(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.](?:\d{{4}}|\d{{2}})|"
-    rf"\d{{1,2}}\.?\s{_MONTH}\s\d{{4}}|{_MONTH}\s\d{{1,2}},?\s\d{{4}}|\d{{4}}-w\d{{2}}|\d{{4}}-\d{{2}})"
-)
-_CLASSES = tuple(
-    (name, re.compile(pattern, re.I))
-    for name, pattern in (
-        ("bool", r"true|false|yes|no|on|off|ja|nein|oui|non|checked|unchecked"),
-        ("date", rf"{_DATE}(?:(?:[t,]|\s)\s*{_TIME})?|{_TIME}"),
-        (
-            "number",
-            r"[+-]?\s?(?:[$€£¥]|[a-z]{3}\s)?\s?[+-]?(?:\d{1,3}(?:[.,'\s]\d{3})+|\d+)(?:[.,]\d+)?"
-            r"\s?(?:%|[$€£¥]|[a-z]{3})?",
-        ),
-        ("email", r"[^\s@]+@[^\s@]+\.[^\s@]+"),
-        ("url", r"[a-z][a-z0-9+.-]*://\S+|www\.\S+"),
-        ("phone", r"(?=(?:\D*\d){7,15}\D*\Z)\+?[\d\s()./-]+"),
-        ("word", r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*"),
-        ("code", r"(?=\S*\d)\S{1,64}"),
-    )
-)
-
-
-def classify(text: str) -> str:
-    """Return the class of a text: empty bool date number email url phone word code or text."""
-    stripped = text.strip()
-    if not stripped:
-        return "empty"
-    if len(stripped) > 2_048:
-        return "text"
-    return next((name for name, form in _CLASSES if form.fullmatch(stripped)), "text")
 
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
@@ -89,69 +61,6 @@ def safe_keys(untrusted: str | None) -> str | None:
     return untrusted if plain and "Alt" in modifiers else None
 
 
-_VERSION = re.compile(r"v\d{1,3}", re.I)
-_HEX = re.compile(r"(?=.*\d)[0-9a-f-]{8,}", re.I)
-_WEB = frozenset({"http", "https", "ws", "wss"})
-
-
-def _mask_segment(segment: str) -> str:
-    plain = unquote(segment)
-    if _VERSION.fullmatch(plain):
-        return plain
-    if (
-        len(plain) > 48
-        or _HEX.fullmatch(plain)
-        or any(c in plain for c in "@=;,&:+ ")
-        or not plain.isascii()
-        or find_secret(plain)
-    ):
-        return "*"
-    return re.sub(r"\d+(?:[._-]?\d+)*", "*", plain)
-
-
-def _mask_path(path: str) -> str:
-    return "/".join(_mask_segment(segment) for segment in path.split("/"))
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url.strip())
-        _ = parts.port  # raises for ports that are not numbers
-    except ValueError:
-        return None
-    return parts if parts.scheme else None
-
-
-def _origin(parts: SplitResult) -> str:
-    host = (parts.hostname or "").lower()
-    if find_secret(host):
-        host = "*"
-    if ":" in host:
-        host = f"[{host}]"
-    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
-
-
-def document_of(url: str) -> str | None:
-    """Return origin and path with ids, numbers and dates masked; None for what is no URL.
-
-    Of a file only its extension, of data: and the like only the scheme.
-    """
-    parts = _split(url)
-    if parts is None:
-        return None
-    if parts.scheme == "about":
-        return f"about:{_mask_segment(parts.path)}"
-    if parts.scheme == "file":
-        suffix = re.search(r"\.[A-Za-z]{1,5}\Z", parts.path)
-        return "file:///*" + (suffix.group() if suffix else "")
-    if parts.scheme not in _WEB and not parts.scheme.endswith("-extension"):
-        return f"{parts.scheme}:"
-    route = ""
-    if parts.fragment.startswith(("/", "!/")):  # a page that routes by its fragment
-        route = "#" + _mask_path(parts.fragment.split("?")[0])
-    return _origin(parts) + (_mask_path(parts.path) or "/") + route
-
-
 def _clean_query(query: str, keep: frozenset[str]) -> str:
     kept = [
         (name, value)
@@ -165,8 +74,8 @@ def _clean_query(query: str, keep: frozenset[str]) -> str:
 
 def _clean_url(url: str, keep: frozenset[str]) -> str | None:
     """Return a URL without user, secret parameters and secret path segments."""
-    parts = _split(url)
-    if parts is None or (parts.scheme not in _WEB and parts.scheme != "file"):
+    parts = split_url(url)
+    if parts is None or (parts.scheme not in WEB_SCHEMES and parts.scheme != "file"):
         return document_of(url)
     path = "/".join("*" if find_secret(unquote(s), keep) else s for s in parts.path.split("/"))
     head, mark, tail = parts.fragment.partition("?")
@@ -175,7 +84,7 @@ def _clean_url(url: str, keep: frozenset[str]) -> str | None:
     fragment = "/".join("*" if find_secret(unquote(s), keep) else s for s in head.split("/"))
     fragment += mark + _clean_query(tail, keep)
     query = _clean_query(parts.query, keep)
-    cleaned = _origin(parts) + path + (f"?{query}" if query else "")
+    cleaned = origin_of(parts) + path + (f"?{query}" if query else "")
     return cleaned + (f"#{fragment}" if fragment else "")
 
 
@@ -244,7 +153,7 @@ class Redactor:
         clean = self.label(untrusted)
         if clean is None or allowed.level is Level.VALUES:
             return clean
-        return _mask_segment(clean)
+        return mask_segment(clean)
 
     def element(self, raw: RawElement, allowed: Allowance) -> Element:
         """Filter the element that an event acted on."""
