@@ -4,6 +4,8 @@ import dataclasses
 import gc
 import hashlib
 import json
+import shutil
+import subprocess
 import threading
 import time
 import weakref
@@ -520,3 +522,51 @@ def test_golden_module_of_abi_1_decides_as_when_it_was_released(name):
 def test_the_key_table_only_ever_grows():
     released = "Enter Tab Escape Space ArrowUp ArrowDown ArrowLeft ArrowRight Home End PageUp"
     assert [*KEYS[:14]] == [*released.split(), "PageDown", "Backspace", "Delete"]
+
+
+_IN_NODE = """
+const fs = require("fs"), [file, input, n, features, context, columns] = process.argv.slice(2);
+const compiled = new WebAssembly.Module(fs.readFileSync(file));
+const calls = [], wat = {};
+for (const {name} of WebAssembly.Module.imports(compiled))
+  wat[name] = (...numbers) => { calls.push([name, ...numbers]); return 0; };
+const guest = new WebAssembly.Instance(compiled, {wat}).exports, at = k => guest[k].value;
+const floats = (offset, count) => new Float32Array(guest.memory.buffer, offset, count);
+const data = fs.readFileSync(input), values = new Float32Array(Uint8Array.from(data).buffer);
+for (let e = 0; e < n; e++)
+  floats(at("x") + e * at("x_stride"), features)
+    .set(values.subarray(e * features, (e + 1) * features));
+floats(at("g"), context).set(values.subarray(n * features));
+const status = guest.step(+n), logits = [];
+for (let e = 0; e < n; e++)
+  logits.push(...new Uint32Array(
+    guest.memory.buffer, at("logits") + e * at("logits_stride"), columns));
+const outcome = [...new Int32Array(guest.memory.buffer, at("outcome"), 2)];
+console.log(JSON.stringify({status, logits, outcome, calls}));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine")
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_the_same_file_runs_in_node_with_the_same_bits(tmp_path, precision):
+    network = NETWORKS["odd"]
+    weights = random_weights(network, 7)
+    verified = make_verified(network, weights, precision=precision)
+    x, g = observation(network, 40)
+    (tmp_path / "agent.wasm").write_bytes(verified.data)
+    (tmp_path / "observation").write_bytes(np.concatenate([x.ravel(), g]).tobytes())
+    (tmp_path / "run.cjs").write_text(_IN_NODE)
+    files = [str(tmp_path / name) for name in ("run.cjs", "agent.wasm", "observation")]
+    sizes = [len(x), network.num_features, network.num_context, network.num_actions]
+    run = subprocess.run(
+        ["node", *files, *map(str, sizes)], capture_output=True, text=True, timeout=60, check=True
+    )
+    answer = json.loads(run.stdout)
+    logits, _ = reference_logits(network, weights, x, g, precision)
+    expected = reference_step(network, weights, x, g, precision=precision)
+    assert answer["logits"] == logits.ravel().view(np.uint32).tolist()
+    assert answer["outcome"] == [expected.element, expected.action]
+    assert answer["status"] == expected.status == Status.ACTED
+    assert [call[:2] for call in answer["calls"]] == [
+        [ACTIONS[expected.action].op, expected.element]
+    ]
