@@ -1,4 +1,4 @@
-"""REST as every room has it: health, metrics, dead letters, token, Host check, problem+json, paging.
+"""REST as every room has it: health, metrics, dead letters, token, Host check, errors, paging.
 
 Source: RFC 9457 (problem details), RFC 6750 (bearer token).
 """

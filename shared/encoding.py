@@ -19,6 +19,8 @@ from shared.schemas import Snapshot, SnapshotElement, Text
 __all__ = [
     "ENCODING_VERSION",
     "FIELD_ROLES",
+    "HASHED_CONTEXT_FEATURES",
+    "HASHED_ELEMENT_FEATURES",
     "MAX_CANDIDATES",
     "MAX_SLOTS",
     "NUM_CONTEXT_FEATURES",
@@ -90,6 +92,10 @@ _G_DIALOG = _G_SAID + _SAID
 _G_ALERT = _G_DIALOG + 1
 _G_STEPS = _G_ALERT + 1
 NUM_CONTEXT_FEATURES = _G_STEPS + 1
+
+HASHED_ELEMENT_FEATURES = range(_AT_WORDS, _AT_EQUAL)
+HASHED_CONTEXT_FEATURES = range(_G_LAST_WORDS, _G_DIALOG)
+"""Where words were hashed to: what a policy should not lean on one by one."""
 
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _SPACE = re.compile(r"\s+")

@@ -26,6 +26,7 @@ __all__ = [
     "check_screen",
     "learn_post_condition",
     "learn_screen",
+    "mask",
 ]
 
 Schema = dict[str, JsonValue]
@@ -110,7 +111,8 @@ class _End(_Model):
     groups: tuple[_Group, ...]
 
 
-def _mask(text: str, values: Iterable[tuple[str, str]]) -> str:
+def mask(text: str, values: Iterable[tuple[str, str]]) -> str:
+    """Return `text` normalised, with digits and the (slot, value) pairs' values masked."""
     # Digits go first in both, so that a value like 3 does not tell "order 3" from "order 12".
     masked = _DIGITS.sub("#", normalise(text))
     for name, value in values:
@@ -140,8 +142,8 @@ class _Seen:
         name = element.name.clear if element.name else None
         text = element.text.clear if element.text and element.role not in FIELD_ROLES else None
         if element.role in FIELD_ROLES:
-            return _mask(element.label or name or "", self.values)
-        return _mask(name or text or element.label or "", self.values)
+            return mask(element.label or name or "", self.values)
+        return mask(name or text or element.label or "", self.values)
 
     def scope(self, element: SnapshotElement) -> str:
         above = self.tree.ancestors(element.index)
@@ -181,7 +183,7 @@ class _Seen:
                 text = _own_text(element) or " ".join(
                     filter(None, (_own_text(e) for e in self._inside(element)))
                 )
-                found.add((element.role, _mask(text, self.values)))
+                found.add((element.role, mask(text, self.values)))
         return found
 
     def _inside(self, element: SnapshotElement) -> list[SnapshotElement]:
@@ -399,7 +401,7 @@ def _holdings(seen: _Seen, container: str | None) -> list[set[_Place]]:
             continue
         place = held.setdefault(holder.index if holder else None, set())
         texts = {_own_text(element), normalise(element.value.clear or "") if element.value else ""}
-        label = _mask(element.label or "", seen.values)
+        label = mask(element.label or "", seen.values)
         for slot, value in seen.plain.items():
             for text in texts - {""}:
                 if value and (value == text or at_words(value, text)):

@@ -68,7 +68,7 @@ class CommonSettings(WatSettings):
         8760, description="TCP port of `wat up`; 0: any free one"
     )
     allowed_hosts: str = Field(
-        "127.0.0.1,localhost,[::1]", description="comma-separated Host headers that are answered"
+        "127.0.0.1,localhost", description="comma-separated Host headers that are answered"
     )
     user_id: str = Field(
         default_factory=getpass.getuser, description="whose events these are; key of raw-events"

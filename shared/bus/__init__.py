@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.bus.base import Bus, DeadLetter, Effects, Message, Outgoing, Place, Port, Subscription
+from shared.clock import Clock
 from shared.errors import ConfigError
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def open_bus(url: str, state_dir: Path) -> Bus:
+def open_bus(url: str, state_dir: Path, clock: Clock) -> Bus:
     """Return the bus at `url`: `log:DIR[?partitions=N]` or `kafka://HOST:PORT[,HOST:PORT]`.
 
     `state_dir` is an absolute folder for what a transport keeps on this machine beside the topics.
@@ -40,9 +41,9 @@ def open_bus(url: str, state_dir: Path) -> Bus:
             raise ConfigError(
                 f"WAT_BUS_URL={url}: write log:DIR with an absolute DIR, and ?partitions=N at most"
             )
-        return LogBus(folder, int(partitions))
+        return LogBus(folder, clock, int(partitions))
     if parts.scheme == "kafka" and parts.netloc:
         from shared.bus.kafka import KafkaBus
 
-        return KafkaBus(url, state_dir)
+        return KafkaBus(url, state_dir, clock)
     raise ConfigError(f"WAT_BUS_URL={url}: write log:DIR or kafka://HOST:PORT")

@@ -44,7 +44,11 @@ CREATE TABLE IF NOT EXISTS jobs(
 
 
 class Message(NamedTuple):
-    """One record as it stands on a topic; an empty value is a tombstone."""
+    """One record as it stands on a topic; an empty value is a tombstone.
+
+    `time_ms` is when it was appended: retention counts from there, so that a replayed log of long
+    ago is not old at once.
+    """
 
     topic: str
     partition: int
@@ -62,7 +66,6 @@ class Outgoing(NamedTuple):
     key: bytes
     value: bytes
     headers: Headers
-    time_ms: int
 
 
 class DeadLetter(NamedTuple):
@@ -99,14 +102,14 @@ class Effects:
         self._check_owner(topic)
         key = str(getattr(record, TOPICS[topic].key)).encode()
         headers = headers_of(record, self.room)
-        self.outgoing.append(Outgoing(topic, key, encode(record), headers, record.time_ms))
+        self.outgoing.append(Outgoing(topic, key, encode(record), headers))
 
-    def tombstone(self, topic: Topic, key: str, time_ms: int) -> None:
+    def tombstone(self, topic: Topic, key: str) -> None:
         """Delete `key` from a compact topic."""
         self._check_owner(topic)
         if not TOPICS[topic].compact:
             raise ContractError(f"topic {topic} is not compact: it has no tombstones")
-        self.outgoing.append(Outgoing(topic, key.encode(), b"", (), time_ms))
+        self.outgoing.append(Outgoing(topic, key.encode(), b"", ()))
 
     def write(self, sql: str, params: tuple[SqlValue, ...] = ()) -> None:
         """Change the room's own tables by one SQL statement."""

@@ -23,6 +23,7 @@ from typing import Any, cast
 import apsw
 
 from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
+from shared.clock import Clock
 from shared.errors import BusError, BusUnavailable, OffsetOutOfRange, TopicLocked
 from shared.schemas import Headers
 from shared.store import SqlValue, Store, connect_reader
@@ -51,12 +52,13 @@ _COMPACT_INDEX = "CREATE INDEX IF NOT EXISTS records_key ON records(key, id);"
 class LogBus:
     """A folder of topics."""
 
-    def __init__(self, folder: Path, num_partitions: int = 1) -> None:
+    def __init__(self, folder: Path, clock: Clock, num_partitions: int = 1) -> None:
         """Create `folder` with mode 0700 where it is missing. Raises BusUnavailable."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BusUnavailable(f"{folder} cannot be made: {error}") from error
+        self.clock = clock
         self._folder = folder
         self._num_partitions = num_partitions
         self._open: list[LogPort | LogSubscription] = []
@@ -198,20 +200,38 @@ class LogSubscription:
         return {(topic, partition): following for topic, partition, following in rows}
 
     def _poll_once(self, max_records: int) -> list[Message]:
-        """Return what the first topic with news has; the last is read only when no other has."""
-        for topic, reader in self._readers.items():
-            if not reader.changed():
-                continue
-            for place, position, following in self._unread(topic, reader):
-                found = reader.read(topic, place[1], position, max_records)
-                reader.look_again()
-                if not found:
-                    self._positions[place] = following
-                    continue
-                self._positions[place] = found[-1].offset + 1
-                self._check_not_overtaken(place, position, found[0].offset)
+        """Return what the first topic with news has.
+
+        The last topic is looked at before the leading ones and given after them: what led to a
+        record (the mark of the agent that caused it) stands on a leading topic before it.
+        """
+        *leading, last = self._readers
+        following = self._news(last, max_records)
+        for topic in leading:
+            if found := self._news(topic, max_records):
+                return self._take(found)
+        return self._take(following)
+
+    def _news(self, topic: str, max_records: int) -> list[Message]:
+        """Return the next messages of one partition of `topic`, without moving on."""
+        reader = self._readers[topic]
+        if not reader.changed():
+            return []
+        for place, position, following in self._unread(topic, reader):
+            reader.look_again()
+            if found := reader.read(topic, place[1], position, max_records):
                 return found
+            self._positions[place] = following  # compaction or retention left nothing here
         return []
+
+    def _take(self, found: list[Message]) -> list[Message]:
+        """Move on past `found`."""
+        if found:
+            place = (found[0].topic, found[0].partition)
+            position = self._positions.get(place, 0)
+            self._check_not_overtaken(place, position, found[0].offset)
+            self._positions[place] = found[-1].offset + 1
+        return found
 
     def _unread(self, topic: str, reader: "_TopicReader") -> list[tuple[Place, int, int]]:
         """Return (place, position, next offset) of partitions with news, the longest first."""
@@ -318,13 +338,13 @@ class LogPort:
         if not rows:
             return
         heads: dict[int, int] = dict(writer.execute("SELECT partition, next FROM heads"))
-        inserts = []
+        inserts, now_ms = [], self._bus.clock.time_ms()
         for out in rows:
             partition = self._bus.partition_of(out.key)
             offset = heads.get(partition, 0)
             heads[partition] = offset + 1
             headers = json.dumps([(name, value.decode()) for name, value in out.headers])
-            inserts.append((partition << _SHIFT | offset, out.key, out.time_ms, headers, out.value))
+            inserts.append((partition << _SHIFT | offset, out.key, now_ms, headers, out.value))
         writer.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", inserts)
         writer.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", list(heads.items()))
         if TOPICS[topic].compact:

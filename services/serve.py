@@ -1,0 +1,122 @@
+"""Run rooms in this process: bus, services, REST, and a clean end on SIGTERM or SIGINT.
+
+`wat up` runs the four rooms in one process, `wat serve ROOM` one of them; both come here.
+"""
+
+import asyncio
+import importlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import uvicorn
+from fastapi import APIRouter
+
+from shared.api import create_app, read_token
+from shared.bus import open_bus
+from shared.clock import Clock
+from shared.errors import ConfigError
+from shared.service import RoomLogic, Service
+from shared.settings import CommonSettings, RoomSettings, load, refuse_unknown
+from shared.topics import Room
+
+__all__ = ["build_service", "serve"]
+
+_log = logging.getLogger(__name__)
+
+
+class _RoomMain(Protocol):
+    """What each room's main.py offers."""
+
+    Settings: type[RoomSettings]
+
+    def build(
+        self, settings: RoomSettings, common: CommonSettings, clock: Clock
+    ) -> tuple[RoomLogic, APIRouter]: ...
+
+
+def build_service(room: Room, common: CommonSettings, clock: Clock, **values: object) -> Service:
+    """Wire one room; `values` override its settings. Raises ConfigError.
+
+    The room is imported here and not above: each image holds only its own.
+    """
+    main = cast("_RoomMain", importlib.import_module(f"services.{room.package}.main"))
+    refuse_unknown([CommonSettings, main.Settings])
+    logic, router = main.build(load(main.Settings, **values), common, clock)
+    return Service(logic, router, common, clock)
+
+
+async def serve(
+    services: Sequence[Service],
+    common: CommonSettings,
+    clock: Clock,
+    port: int,
+    started: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until a signal or `stop`; call `started` with the address once all rooms are ready.
+
+    A room that ends early is shown by /readyz and leaves the others running; its error is raised
+    at the end. Raises ConfigError for a taken port, TopicLocked for a taken topic.
+    """
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    listener = _bind(common.host, port)
+    address = "http://{}:{}".format(*listener.getsockname()[:2])
+    app = create_app(services, common, read_token(common.token_file))
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+    server = _Server(config)
+    bus = open_bus(common.bus, common.data_dir, clock)
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    rooms: list[asyncio.Task[None]] = []
+    try:
+        for service in services:
+            await service.open(bus, address)
+        rooms = [asyncio.create_task(_guarded(service, stop)) for service in services]
+        started(address)
+        await stop.wait()
+        await asyncio.gather(*rooms)
+    finally:
+        stop.set()
+        await asyncio.gather(*rooms, return_exceptions=True)
+        server.should_exit = True
+        await http
+        await bus.close()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+
+
+async def _guarded(service: Service, stop: asyncio.Event) -> None:
+    """Run a room; log at once that it ended early, since the others go on."""
+    try:
+        await service.run(stop)
+    except Exception:
+        _log.exception("room ended", extra={"room": service.room})
+        raise
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"{host}:{port} cannot be bound ({error.strerror}): stop what is there, or set WAT_PORT"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the rooms drain first, then HTTP ends."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `serve`."""
+        yield
