@@ -64,11 +64,13 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> Choice:
     raise RuntimeError(f"no attention kernel works here: {passed}; use --attn auto")
 
 
-def packing_kwargs(rung: str, lengths: list[int], slots: int, device: torch.device) -> dict:
+def packing_kwargs(
+    rung: str, lengths: list[int], slots: int, longest: int, device: torch.device
+) -> dict[str, Any]:
     """Build what the kernel needs to know of the documents in a row.
 
-    `slots` fixes the number of boundaries (the rest are empty documents), so shapes never change
-    from step to step and nothing is compiled twice.
+    `slots` fixes the number of boundaries (the rest are empty documents) and `longest` bounds a
+    document, so nothing a compiler looks at changes from step to step.
     """
     if rung == "sdpa":
         return {"doc_lens": lengths}
@@ -78,7 +80,7 @@ def packing_kwargs(rung: str, lengths: list[int], slots: int, device: torch.devi
     if len(ends) > slots + 1:
         raise ValueError(f"{len(lengths)} documents in a row of {slots} slots; raise the slots")
     ends = F.pad(ends, (0, slots + 1 - len(ends)), value=int(ends[-1]))
-    return {"cu_seq_lens_q": ends.to(device, non_blocking=True), "max_length_q": max(lengths)}
+    return {"cu_seq_lens_q": ends.to(device, non_blocking=True), "max_length_q": longest}
 
 
 def as_transformers(kernel: Kernel) -> Callable:
@@ -124,7 +126,7 @@ def probe(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
         for h in (heads, kv_heads, kv_heads)
     )
     rung = getattr(kernel, "rung", "sdpa")
-    out = kernel(q, k, v, size**-0.5, **packing_kwargs(rung, lengths, 5, device))
+    out = kernel(q, k, v, size**-0.5, **packing_kwargs(rung, lengths, 5, 70, device))
     weight = torch.randn(out.shape, generator=maker).to(device, dtype)
     got = torch.autograd.grad((out * weight).sum(), (q, k, v))
     want_out = reference(q, k, v, size**-0.5, lengths)

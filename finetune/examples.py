@@ -185,6 +185,33 @@ def pack(examples: list[list[int]], capacity: int, seq_len: int, pad: int) -> li
     ]
 
 
+def plain_rows(
+    chunks: list[Chunk], tokenizer: Any, capacity: int, seq_len: int
+) -> tuple[list[Row], int]:
+    """Return chunks as rows of plain text, and how many bytes of text their loss covers.
+
+    Without a start token nothing predicts a chunk's first token: its bytes do not count.
+    """
+    start = start_ids(tokenizer)
+    rows = pack([[*start, *c.ids] for c in chunks], capacity, seq_len, tokenizer.pad_token_id)
+    num_bytes = sum(c.num_bytes for c in chunks)
+    if not start:
+        num_bytes -= sum(len(tokenizer.decode(c.ids[:1]).encode()) for c in chunks)
+    return rows, num_bytes
+
+
+def without_labels(row: Row) -> Row:
+    """Return a row that costs the same and teaches nothing."""
+    return Row(row.tokens, row.positions, torch.full_like(row.labels, IGNORED), row.lengths)
+
+
+def share_out(rows: list[Row], rank: int, world: int) -> list[Row]:
+    """Return one process's rows; all get as many, the last ones perhaps without labels."""
+    mine = rows[rank::world]
+    short = -(-len(rows) // world) - len(mine)
+    return mine + [without_labels(rows[0])] * short
+
+
 def make_row(examples: list[list[int]], capacity: int, seq_len: int, pad: int) -> Row:
     """Build one row; what is left over is padding in documents of its own, without labels."""
     lengths = [len(example) for example in examples]

@@ -1,0 +1,90 @@
+"""Cross-entropy through the output head without ever holding all logits.
+
+The gradient of the hidden states is taken in the forward pass, chunk by chunk, so a row of 65k
+tokens and a vocabulary of 150k need memory for one chunk only. With a frozen head the backward
+pass is a single multiplication.
+
+Shapes: T tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from examples import IGNORED
+
+CHUNK_TOKENS = 4096
+
+
+def nll_and_grad(
+    logits: torch.Tensor, labels: torch.Tensor, want_grad: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the summed negative log likelihood in nats and its gradient at the logits (C, V)."""
+    logits = logits.float()
+    valid = labels != IGNORED
+    target = labels.clamp(min=0)[:, None]
+    lse = logits.logsumexp(-1, keepdim=True)
+    nll = ((lse - logits.gather(1, target))[:, 0] * valid).sum()
+    if not want_grad:
+        return nll, logits
+    hot = torch.arange(logits.shape[1], device=logits.device) == target
+    return nll, ((logits - lse).exp() - hot.float()) * valid[:, None]
+
+
+@functools.cache
+def kernel(compiled: bool) -> Any:
+    """Return `nll_and_grad`, fused into one pass over the logits where asked."""
+    return torch.compile(nll_and_grad, dynamic=False) if compiled else nll_and_grad
+
+
+class ChunkedNll(torch.autograd.Function):
+    """Summed NLL of labels (T,) under hidden (T, D) @ weight (V, D)ᵀ."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        compiled: bool,
+    ) -> torch.Tensor:
+        """Accumulate loss and gradients chunk by chunk."""
+        want_hidden, want_weight = ctx.needs_input_grad[:2]
+        head = weight.to(hidden.dtype)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden) if want_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
+        for start in range(0, hidden.shape[0], CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            logits = F.linear(hidden[part], head)
+            nll, grad = kernel(compiled)(logits, labels[part], want_hidden or want_weight)
+            total += nll
+            if grad_hidden is not None:
+                grad_hidden[part] = grad.to(hidden.dtype) @ head
+            if grad_weight is not None:
+                grad_weight += grad.to(hidden.dtype).T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        """Scale what the forward pass found."""
+        hidden, weight = ctx.saved_tensors
+        return (
+            None if hidden is None else hidden * grad.to(hidden.dtype),
+            None if weight is None else (weight * grad).to(ctx.weight_dtype),
+            None,
+            None,
+        )
+
+
+def chunked_nll(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, compiled: bool = False
+) -> torch.Tensor:
+    """Return the summed negative log likelihood, in nats, float32."""
+    return ChunkedNll.apply(hidden, weight, labels, compiled)
