@@ -1,4 +1,4 @@
-"""One agent module in one wasmtime instance: the only file that names wasmtime.
+"""One agent module in one wasmtime instance: the only file that names wasmtime, hence its length.
 
 Covered: powers (a host function exists only if the manifest names it, and is asked again at each
 call), compute (fuel), time (epoch, also while the host acts), memory (fixed size), stack, what the
@@ -17,27 +17,33 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import wasmtime
 from numpy.typing import NDArray
 
+from services.agent_runner.border import (
+    CALL_DENIED,
+    CALL_FAILED,
+    CALL_OK,
+    Border,
+    Call,
+    Host,
+)
 from shared.errors import GuestTrap, OutOfFuel, SandboxError
 from shared.module import (
     FINISH,
     IMPORT_MODULE,
-    KEYS,
     MAX_ELEMENTS,
     OPS,
     OUTCOME,
     OUTCOME_BYTES,
     PAGE_BYTES,
     Floats,
-    Manifest,
     Network,
     Op,
     Probe,
@@ -59,28 +65,31 @@ __all__ = [
     "new_engine",
 ]
 
-CALL_OK = 0
-CALL_DENIED = -1  # not allowed, out of range, or a second call in one step
-CALL_FAILED = -2  # the host raised; `step` raises it again once the guest has returned
-
 DEADLINE_MS = 2000
 _TICK_S = 0.01
 _IDLE_S = 1.0  # the ticker ends after this long without a step
-_STACK_BYTES = 256 * 1024
 _PROBE_TOLERANCE = 1e-5  # of the margin, in logits
 
+_CONFIGURATION = {
+    "consume_fuel": True,
+    "epoch_interruption": True,
+    "max_wasm_stack": 256 * 1024,  # bytes
+    "parallel_compilation": False,
+    "wasm_component_model": False,
+    "wasm_custom_page_sizes": False,
+    "wasm_exceptions": False,
+    "wasm_function_references": False,
+    "wasm_gc": False,
+    "wasm_memory64": False,
+    "wasm_multi_memory": False,
+    "wasm_relaxed_simd": False,
+    "wasm_stack_switching": False,
+    "wasm_tail_call": False,
+    "wasm_threads": False,
+    "wasm_wide_arithmetic": False,
+}
+
 _BINDINGS = threading.Lock()
-
-
-class Host(Protocol):
-    """Take what a module does. Called in the thread that called `step`."""
-
-    @property
-    def allowed_ops(self) -> Collection[str]:
-        """Return the operations allowed now."""
-
-    def perform(self, op: Op, element: int, slot: str | None, key: str | None) -> int:
-        """Do one operation; return 0, or a code of the host's own (1 and up) for a refusal."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +114,6 @@ class StepOutcome:
 
 
 @dataclass(frozen=True)
-class _Call:
-    op: Op
-    element: int
-    slot: str | None
-    key: str | None
-
-
-@dataclass(frozen=True)
 class _Memory:
     """Hold views over guest memory, which die with the store."""
 
@@ -125,25 +126,13 @@ class _Memory:
 def new_engine() -> wasmtime.Engine:
     """Return an engine with the one fixed configuration: SIMD on, whatever we never emit off.
 
-    `reference_types` stays on: switching it off aborts the process (wasmtime 36 to 49).
+    `reference_types` stays on: switching it off aborts the process (wasmtime 49).
     """
     config = wasmtime.Config()
-    config.consume_fuel = True
-    config.epoch_interruption = True
-    config.max_wasm_stack = _STACK_BYTES
-    config.parallel_compilation = False
-    config.wasm_gc = False
-    config.wasm_function_references = False
-    config.wasm_exceptions = False
-    config.wasm_stack_switching = False
-    config.wasm_threads = False
-    config.wasm_memory64 = False
-    config.wasm_multi_memory = False
-    config.wasm_custom_page_sizes = False
-    config.wasm_relaxed_simd = False
-    config.wasm_tail_call = False
-    config.wasm_wide_arithmetic = False
-    config.wasm_component_model = False
+    for name, value in _CONFIGURATION.items():
+        # The binding takes a name it does not know without a word (wasmtime before 45 does).
+        assert hasattr(wasmtime.Config, name), f"this wasmtime has no switch {name}"
+        setattr(config, name, value)
     return wasmtime.Engine(config)
 
 
@@ -188,56 +177,6 @@ class _Ticker:
             self._engine.increment_epoch()
 
 
-class _Border:
-    """Stand between guest and host. Knows neither store nor instance, so both can be freed."""
-
-    def __init__(self, manifest: Manifest, host: Host) -> None:
-        self._manifest = manifest
-        self._host = host
-        self.num_elements = 0
-        self.probing = True
-        self.calls: list[_Call] = []
-        self.code = CALL_OK
-        self.error: BaseException | None = None
-
-    def begin(self, num_elements: int, *, probing: bool) -> None:
-        self.num_elements = num_elements
-        self.probing = probing
-        self.calls = []
-        self.code = CALL_OK
-        self.error = None
-
-    def function(self, op: Op) -> Callable[..., int]:
-        def call(element: int, argument: int = 0) -> int:
-            self.code = self._call(op, element, argument)
-            return self.code
-
-        return call
-
-    def _call(self, op: Op, element: int, argument: int) -> int:
-        slot = key = None
-        if self.calls or not 0 <= element < self.num_elements:
-            return CALL_DENIED
-        if op in ("type_text", "select_option"):
-            if not 0 <= argument < len(self._manifest.slots):
-                return CALL_DENIED
-            slot = self._manifest.slots[argument]
-        elif op == "press_key":
-            if not 0 <= argument < len(KEYS):
-                return CALL_DENIED
-            key = KEYS[argument]
-        self.calls.append(_Call(op, element, slot, key))
-        if self.probing:
-            return CALL_OK
-        try:
-            if op not in self._host.allowed_ops:
-                return CALL_DENIED
-            return int(self._host.perform(op, element, slot, key))
-        except BaseException as error:  # noqa: BLE001 - raised again by step; must not cross wasm
-            self.error = error
-            return CALL_FAILED
-
-
 class Sandbox:
     """Run one verified module for one run. Use as a context manager, or call `close`."""
 
@@ -254,7 +193,7 @@ class Sandbox:
         self._manifest = verified.manifest
         self._fuel = fuel if fuel is not None else fuel_for(verified.manifest.network)
         self._deadline_ms = deadline_ms
-        self._border = _Border(verified.manifest, host)
+        self._border = Border(verified.manifest, host)
         self._busy = threading.Lock()
         self._engine = new_engine()
         self._ticker = _Ticker(self._engine)
@@ -446,7 +385,7 @@ class Sandbox:
         if 0 <= action < len(self._manifest.actions) and 0 <= element < num_elements:
             entry = self._manifest.actions[action]
         finished = (element, action) == (FINISH, FINISH)
-        expected = _Call(entry.op, element, entry.slot, entry.key) if entry else None
+        expected = Call(entry.op, element, entry.slot, entry.key) if entry else None
         honest = {
             Status.ACTED: calls == [expected] and self._border.code == CALL_OK,
             Status.REFUSED: calls == [expected] and self._border.code != CALL_OK,

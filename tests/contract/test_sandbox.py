@@ -484,6 +484,8 @@ def test_fuel_suffices_for_the_largest_screen(network, precision):
     "text",
     [
         "(module (memory i64 1))",
+        "(module (memory 1 (pagesize 1)))",
+        "(component)",
         "(module (memory 1 1 shared))",
         "(module (memory 1) (memory 1))",
         "(module (type (struct)))",
@@ -494,7 +496,18 @@ def test_fuel_suffices_for_the_largest_screen(network, precision):
         "(module (func (result i64 i64) i64.const 0 i64.const 0 i64.const 0 i64.const 0 "
         "i64.add128))",
     ],
-    ids=["memory64", "threads", "memories", "gc", "exceptions", "tail", "relaxed", "wide"],
+    ids=[
+        "memory64",
+        "pages",
+        "component",
+        "threads",
+        "memories",
+        "gc",
+        "exceptions",
+        "tail",
+        "relaxed",
+        "wide",
+    ],
 )
 def test_the_engine_takes_no_proposal_that_we_never_emit(text):
     with pytest.raises(wasmtime.WasmtimeError):
