@@ -1,0 +1,462 @@
+"""The bus on Apache Kafka.
+
+The group offset is the only position; it is committed after the outputs are acknowledged and the
+store has the effects. A crash in between repeats the records: ids make that harmless. The room's
+store lies in `<state_dir>/kafka/<room>.sqlite3`.
+
+Source for what is avoided: sticky assignment can leave a group stuck, and aiokafka's transactions
+are version 0 only (docs/architecture.md).
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+    for_code,
+)
+from aiokafka.partitioner import murmur2
+
+from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
+from shared.clock import Clock
+from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange
+from shared.store import Store
+from shared.topics import OWNERS, TOPICS, Room, Topic, TopicSpec, dead_letters
+
+__all__ = ["KafkaBus", "KafkaPort", "KafkaSubscription"]
+
+_START_LIMIT_S = 60.0
+_START_RETRY_S = 1.0
+_LEADING_WAIT_MS = 200
+"""How long a wait for the last topic may hold back news of the leading ones."""
+
+_SEGMENT_MS = 24 * 3600 * 1000
+_BATCH_BYTES = 512 * 1024
+_READ_WAIT_MS = 1_000
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class KafkaBus:
+    """A broker."""
+
+    def __init__(self, url: str, state_dir: Path, clock: Clock) -> None:
+        """Take `kafka://HOST:PORT[,…][?partitions=N&user=NAME&password_file=PATH]`.
+
+        Raises ConfigError.
+        """
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._partitions = options.pop("partitions", "1")
+        user, password_file = options.pop("user", None), options.pop("password_file", None)
+        if options or not self._partitions.isdigit() or (user is None) != (password_file is None):
+            raise ConfigError(
+                f"WAT_BUS_URL={url}: after ? only partitions=N, and user=NAME together with "
+                "password_file=PATH, are known"
+            )
+        self._client: dict[str, Any] = {"bootstrap_servers": parts.netloc}
+        if user is not None and password_file is not None:
+            self._client |= {
+                "security_protocol": "SASL_PLAINTEXT",
+                "sasl_mechanism": "SCRAM-SHA-512",
+                "sasl_plain_username": user,
+                "sasl_plain_password": _read_password(Path(password_file)),
+            }
+        self._folder = state_dir / "kafka"
+        self.clock = clock
+        self._reader: AIOKafkaConsumer | None = None
+        self._reading = asyncio.Lock()
+        self._open: list[KafkaPort | KafkaSubscription] = []
+
+    async def open_port(
+        self, room: Room, inputs: Sequence[Topic], tables: str, address: str
+    ) -> "KafkaPort":
+        """See Bus.open_port; `address` is not needed, since the broker knows its groups."""
+        await self._make_topics(room, inputs)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = Store(self._folder / f"{room}.sqlite3", FRAME_TABLES + tables)
+        try:
+            producer = AIOKafkaProducer(
+                **self._client,
+                acks="all",
+                enable_idempotence=True,
+                compression_type="zstd",
+                max_batch_size=_BATCH_BYTES,
+            )
+            await _started(producer)
+            subscription = await self._subscribe(str(room), [str(t) for t in inputs])
+        except BaseException:
+            store.close()
+            raise
+        port = KafkaPort(self, room, producer, subscription, store)
+        self._open.append(port)
+        return port
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> "KafkaSubscription":
+        """See Bus.subscribe."""
+        subscription = await self._subscribe(group, topics)
+        assert subscription is not None
+        self._open.append(subscription)
+        return subscription
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """See Bus.bounds."""
+        async with self._reading:
+            places = await self._places(topic)
+            reader = await self._standing_reader()
+            oldest = await _asked(reader.beginning_offsets(places))
+            following = await _asked(reader.end_offsets(places))
+        return {p.partition: (oldest[p], following[p]) for p in places}
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Message]:
+        """See Bus.read."""
+        place = TopicPartition(topic, partition)
+        async with self._reading:
+            reader = await self._standing_reader()
+            end = (await _asked(reader.end_offsets([place])))[place]
+            start = max(offset, (await _asked(reader.beginning_offsets([place])))[place])
+            found: list[Message] = []
+            reader.assign([place])
+            reader.seek(place, start)
+            while len(found) < limit and start < end:
+                got = await _asked(
+                    reader.getmany(place, timeout_ms=_READ_WAIT_MS, max_records=limit - len(found))
+                )
+                messages = [_message(record) for record in got.get(place, [])]
+                if not messages:
+                    break
+                found.extend(messages)
+                start = await reader.position(place)
+        return found
+
+    async def close(self) -> None:
+        """See Bus.close."""
+        for opened in list(self._open):
+            await opened.close()
+        self._open.clear()
+        if self._reader is not None:
+            await self._reader.stop()
+            self._reader = None
+
+    async def _subscribe(self, group: str, topics: Sequence[str]) -> "KafkaSubscription | None":
+        if not topics:
+            return None
+        consumer = AIOKafkaConsumer(
+            *topics,
+            **self._client,
+            group_id=group,
+            # Unique per replica and start: a static member that restarts must not be fenced.
+            group_instance_id=f"{group}-{socket.gethostname()}-{secrets.token_hex(4)}",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        await _started(consumer)
+        return KafkaSubscription(consumer, topics)
+
+    async def _make_topics(self, room: Room, inputs: Sequence[Topic]) -> None:
+        """Create the topics this room writes or reads, where they are missing."""
+        wanted = [_new_topic(t, TOPICS[t], int(self._partitions)) for t in (*OWNERS[room], *inputs)]
+        wanted.append(NewTopic(dead_letters(room), 1, -1, topic_configs=_DEAD_CONFIG))
+        admin = AIOKafkaAdminClient(**self._client)
+        await _started(admin)
+        try:
+            answer = await _asked(admin.create_topics(wanted))
+            for name, code, *_ in answer.topic_errors:
+                error = for_code(code)
+                if code and error is not TopicAlreadyExistsError:
+                    raise BusUnavailable(f"topic {name} cannot be created: {error.__name__}")
+        finally:
+            await admin.close()
+
+    async def _standing_reader(self) -> AIOKafkaConsumer:
+        if self._reader is None:
+            reader = AIOKafkaConsumer(
+                **self._client, enable_auto_commit=False, auto_offset_reset="earliest"
+            )
+            await _started(reader)
+            self._reader = reader
+        return self._reader
+
+    async def _places(self, topic: str) -> list[TopicPartition]:
+        reader = await self._standing_reader()
+        partitions = reader.partitions_for_topic(topic)
+        if partitions is None:  # not in the metadata yet: ask for it by name
+            await _asked(reader._client.fetch_all_metadata())
+            partitions = reader.partitions_for_topic(topic) or set()
+        return [TopicPartition(topic, p) for p in sorted(partitions)]
+
+
+class KafkaSubscription:
+    """A group member."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, topics: Sequence[str]) -> None:
+        self._consumer = consumer
+        self._topics = list(topics)
+        self._held: list[Message] = []
+
+    async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
+        """See Subscription.poll.
+
+        Messages of the last topic are held until the leading ones are read to the end that they
+        had after those messages were fetched.
+        """
+        deadline = time.monotonic() + timeout_s
+        *leading, last = self._topics
+        while True:
+            if not self._held:
+                left_ms = max(0, int((deadline - time.monotonic()) * 1000))
+                wait_ms = min(left_ms, _LEADING_WAIT_MS) if leading else left_ms
+                self._held = await self._fetch([last], wait_ms, max_records)
+            if news := await self._leading_news(leading, max_records):
+                return news
+            if self._held or time.monotonic() >= deadline:
+                held, self._held = self._held, []
+                return held
+
+    async def commit(self, positions: Mapping[Place, int]) -> None:
+        """See Subscription.commit."""
+        offsets = {TopicPartition(*place): following for place, following in positions.items()}
+        await _asked(self._consumer.commit(offsets))
+
+    async def rewind(self) -> None:
+        """See Subscription.rewind."""
+        self._held = []
+        places = list(self._consumer.assignment())
+        if places:
+            await _asked(self._consumer.seek_to_committed(*places))
+
+    def lag(self) -> dict[Place, int]:
+        """See Subscription.lag; a partition counts from its first fetch on."""
+        result = {}
+        for place in self._consumer.assignment():
+            end = self._consumer.highwater(place)
+            position = self._consumer._subscription.subscription.assignment.state_value(place)
+            if end is not None and position is not None and position.has_valid_position:
+                result[place.topic, place.partition] = max(0, end - position.position)
+        return result
+
+    async def close(self) -> None:
+        """See Subscription.close."""
+        await self._consumer.stop()
+
+    async def _fetch(self, topics: Sequence[str], wait_ms: int, limit: int) -> list[Message]:
+        """Return messages of one partition of `topics`."""
+        places = [p for p in self._consumer.assignment() if p.topic in topics]
+        if not places:  # no assignment yet: getmany without partitions waits for one
+            await asyncio.sleep(min(wait_ms, 50) / 1000)
+            return []
+        try:
+            got = await _asked(
+                self._consumer.getmany(*places, timeout_ms=wait_ms, max_records=limit)
+            )
+        except OffsetOutOfRangeError as error:
+            await self._skip_lost(error)
+        except IllegalStateError:  # a rebalance took the partition while we asked
+            return []
+        records = [record for found in got.values() for record in found]
+        return [_message(record) for record in records]
+
+    async def _skip_lost(self, error: OffsetOutOfRangeError) -> None:
+        """Go on at the oldest record there is, and say what was lost."""
+        lost = ", ".join(f"{p.topic}/{p.partition} from {o}" for p, o in error.args[0].items())
+        await self._consumer.seek_to_beginning(*error.args[0])
+        raise OffsetOutOfRange(
+            f"{lost}: removed by retention before they were read; reading goes on after them"
+        ) from error
+
+    async def _leading_news(self, leading: Sequence[str], limit: int) -> list[Message]:
+        places = [p for p in self._consumer.assignment() if p.topic in leading]
+        if not places:
+            return []
+        ends = await _asked(self._consumer.end_offsets(places))
+        behind = [p for p in places if await self._consumer.position(p) < ends[p]]
+        while behind:
+            if found := await self._fetch([p.topic for p in behind], _LEADING_WAIT_MS, limit):
+                return found
+            behind = [p for p in behind if await self._consumer.position(p) < ends[p]]
+        return []
+
+
+class KafkaPort:
+    """A room's end on a broker."""
+
+    def __init__(
+        self,
+        bus: KafkaBus,
+        room: Room,
+        producer: AIOKafkaProducer,
+        subscription: KafkaSubscription | None,
+        store: Store,
+    ) -> None:
+        self.room = room
+        self.store = store
+        self._bus = bus
+        self._producer = producer
+        self._subscription = subscription
+
+    async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
+        """See Subscription.poll."""
+        assert self._subscription is not None
+        return await self._subscription.poll(max_records, timeout_s)
+
+    async def rewind(self) -> None:
+        """See Subscription.rewind."""
+        if self._subscription is not None:
+            await self._subscription.rewind()
+
+    def lag(self) -> dict[Place, int]:
+        """See Subscription.lag."""
+        return self._subscription.lag() if self._subscription is not None else {}
+
+    async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
+        """See Port.commit: outputs acknowledged, then the store, then the group's offset."""
+        outgoing = effects.outgoing + [_dead(self.room, letter) for letter in effects.dead]
+        if outgoing:
+            await self._produce(outgoing)
+        if effects.writes or positions:
+
+            def change(writer: Any) -> None:
+                for sql, params in effects.writes:
+                    writer.execute(sql, params)
+                writer.executemany(
+                    "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
+                    [(*place, following) for place, following in (positions or {}).items()],
+                )
+
+            await self.store.write(change)
+        if positions:
+            assert self._subscription is not None
+            await self._subscription.commit(positions)
+
+    async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        """See Bus.bounds."""
+        return await self._bus.bounds(topic)
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Message]:
+        """See Bus.read."""
+        return await self._bus.read(topic, partition, offset, limit)
+
+    async def maintain(self, now_ms: int) -> None:
+        """Do nothing: the broker applies retention and compaction."""
+
+    async def close(self) -> None:
+        """See Port.close."""
+        if self._subscription is not None:
+            await self._subscription.close()
+        await self._producer.stop()
+        self.store.close()
+
+    async def _produce(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send in whole batches per partition, in order; return once all are acknowledged."""
+        by_place: dict[tuple[str, int], list[Outgoing]] = {}
+        for out in outgoing:
+            partitions = sorted(await _asked(self._producer.partitions_for(out.topic)))
+            index = (murmur2(out.key) & 0x7FFFFFFF) % len(partitions)  # as Kafka's own clients do
+            by_place.setdefault((out.topic, partitions[index]), []).append(out)
+        waiting = []
+        for (topic, partition), rows in by_place.items():
+            batch = self._producer.create_batch()
+            for out in rows:
+                value, headers = out.value or None, list(out.headers)
+                if batch.append(timestamp=None, key=out.key, value=value, headers=headers) is None:
+                    waiting.append(
+                        await _asked(self._producer.send_batch(batch, topic, partition=partition))
+                    )
+                    batch = self._producer.create_batch()
+                    added = batch.append(timestamp=None, key=out.key, value=value, headers=headers)
+                    assert added is not None, "a record is smaller than an empty batch"
+            waiting.append(
+                await _asked(self._producer.send_batch(batch, topic, partition=partition))
+            )
+        for sent in waiting:
+            await _asked(sent)
+
+
+_DEAD_CONFIG = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
+
+
+def _new_topic(topic: Topic, spec: TopicSpec, num_partitions: int) -> NewTopic:
+    config = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_SEGMENT_MS)}
+    if spec.compact:
+        config |= {"cleanup.policy": "compact"}
+    if spec.retention_ms is not None:
+        config |= {"retention.ms": str(spec.retention_ms)}
+    if spec.retention_bytes is not None:
+        config |= {"retention.bytes": str(spec.retention_bytes // num_partitions)}
+    return NewTopic(str(topic), num_partitions, -1, topic_configs=config)
+
+
+def _dead(room: Room, letter: Any) -> Outgoing:
+    where = json.dumps(
+        [letter.message.topic, letter.message.partition, letter.message.offset]
+    ).encode()
+    headers = (
+        *letter.message.headers,
+        ("wat_origin", where),
+        ("wat_error", letter.error.encode()),
+    )
+    return Outgoing(dead_letters(room), letter.id.encode(), letter.message.value, headers)
+
+
+def _message(record: Any) -> Message:
+    return Message(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key or b"",
+        record.value or b"",
+        tuple(record.headers),
+        record.timestamp,
+    )
+
+
+def _read_password(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"password_file {path} cannot be read: {error}") from error
+
+
+async def _asked(answer: Awaitable[T]) -> T:
+    """Wait for the broker; its errors become BusUnavailable, save the ones callers look for."""
+    try:
+        return await answer
+    except (OffsetOutOfRangeError, IllegalStateError):
+        raise
+    except (KafkaError, OSError) as error:
+        raise BusUnavailable(f"the broker does not answer ({error!r}): is it running?") from error
+
+
+async def _started(client: Any) -> None:
+    """Start a client, waiting up to a minute for a broker that is away. Raises BusUnavailable."""
+    deadline = time.monotonic() + _START_LIMIT_S
+    while True:
+        try:
+            await client.start()
+        except (KafkaError, OSError) as error:
+            if time.monotonic() >= deadline:
+                raise BusUnavailable(
+                    f"no broker answers at the address of WAT_BUS_URL ({error!r}): start it, or "
+                    "correct the address"
+                ) from error
+            _log.warning("waiting for the broker")
+            await asyncio.sleep(_START_RETRY_S)
+        else:
+            return
