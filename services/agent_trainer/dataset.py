@@ -1,0 +1,138 @@
+"""Demonstrations -> arrays: encoded decisions one after the other, split by session.
+
+Axes: M element rows of all decisions, E decisions, F features of an element, G of the context.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.agent_trainer.augment import vary
+from services.agent_trainer.demonstrations import Chore, Demonstration
+from shared.encoding import NUM_CONTEXT_FEATURES, NUM_ELEMENT_FEATURES, encode
+from shared.errors import TrainingError
+
+__all__ = ["STEPS", "Dataset", "build", "decisions", "split", "variants"]
+
+STEPS = 4  # features are multiples of 1/4 in x: kept as bytes, which is a quarter of the memory
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Encoded decisions. `row` and `action` are -1 where the chore is finished."""
+
+    x_MF: NDArray[np.uint8]
+    g_EG: NDArray[np.float32]
+    starts_E: NDArray[np.int64]  # first element row of each decision
+    counts_E: NDArray[np.int64]
+    row_E: NDArray[np.int64]  # the target among the decision's own rows
+    action_E: NDArray[np.int64]
+
+    @property
+    def num_decisions(self) -> int:
+        """Return E."""
+        return len(self.g_EG)
+
+    def observation(self, e: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return x (N, F) and g (G) of one decision."""
+        rows = slice(self.starts_E[e], self.starts_E[e] + self.counts_E[e])
+        return self.x_MF[rows].astype(np.float32) / np.float32(STEPS), self.g_EG[e]
+
+    def joined(self, other: "Dataset") -> "Dataset":
+        """Return both one after the other."""
+        counts = np.concatenate([self.counts_E, other.counts_E])
+        return Dataset(
+            x_MF=np.concatenate([self.x_MF, other.x_MF]),
+            g_EG=np.concatenate([self.g_EG, other.g_EG]),
+            starts_E=np.cumsum(counts) - counts,
+            counts_E=counts,
+            row_E=np.concatenate([self.row_E, other.row_E]),
+            action_E=np.concatenate([self.action_E, other.action_E]),
+        )
+
+
+@dataclass(frozen=True)
+class _Decision:
+    x_NF: NDArray[np.float32]
+    g_G: NDArray[np.float32]
+    row: int
+    action: int
+
+
+def decisions(demonstration: Demonstration, chore: Chore) -> list[_Decision]:
+    """Encode one demonstration. Raises TrainingError for a target that is no candidate."""
+    slots = [(name, demonstration.values[name]) for name in chore.slots]
+    found = []
+    for state in demonstration.states:
+        encoded = encode(state.snapshot, slots, state.history)
+        if not encoded.elements:
+            continue  # a last screen without any control: the post-condition speaks for it
+        if state.target is not None and state.target not in encoded.elements:
+            raise TrainingError(
+                "an element that was acted on is not among the first "
+                f"{len(encoded.elements)} of its screen: show the routine on a smaller list"
+            )
+        row = encoded.elements.index(state.target) if state.target is not None else -1
+        action = chore.actions.index(state.action) if state.action is not None else -1
+        x = np.frombuffer(encoded.x, np.float32).reshape(-1, NUM_ELEMENT_FEATURES)
+        found.append(_Decision(x, np.frombuffer(encoded.g, np.float32), row, action))
+    return found
+
+
+def build(demonstrations: Iterable[Demonstration], chore: Chore, max_rows: int) -> Dataset:
+    """Encode demonstrations, at most as many decisions as fit into `max_rows` element rows."""
+    kept: list[_Decision] = []
+    num_rows = 0
+    for demonstration in demonstrations:
+        new = decisions(demonstration, chore)
+        num_rows += sum(len(d.x_NF) for d in new)
+        if kept and num_rows > max_rows:
+            break
+        kept += new
+    counts = np.array([len(d.x_NF) for d in kept], np.int64)
+    empty = np.zeros((0, NUM_ELEMENT_FEATURES), np.float32)
+    x = np.concatenate([d.x_NF for d in kept] or [empty])
+    g = np.stack([d.g_G for d in kept]) if kept else np.zeros((0, NUM_CONTEXT_FEATURES), np.float32)
+    return Dataset(
+        x_MF=np.rint(x * STEPS).astype(np.uint8),
+        g_EG=g,
+        starts_E=np.cumsum(counts) - counts,
+        counts_E=counts,
+        row_E=np.array([d.row for d in kept], np.int64),
+        action_E=np.array([d.action for d in kept], np.int64),
+    )
+
+
+def variants(
+    demonstrations: Sequence[Demonstration], chore: Chore, number: int, seed: int
+) -> Iterable[Demonstration]:
+    """Yield every demonstration as it was, then `number` variants of each, turn about."""
+    yield from demonstrations
+    rng = Random(seed)  # noqa: S311  data, not secrets
+    for _ in range(number):
+        for demonstration in demonstrations:
+            yield vary(demonstration, chore.constants, rng)
+
+
+def split(
+    demonstrations: Sequence[Demonstration], seed: int
+) -> tuple[list[Demonstration], list[Demonstration]]:
+    """Return (to train on, held out): whole sessions from 3 sessions on, else one demonstration."""
+    rng = Random(seed)  # noqa: S311
+    sessions = sorted({d.session for d in demonstrations})
+    if len(sessions) < 3:
+        held = {rng.randrange(len(demonstrations))}
+        indices = [i in held for i in range(len(demonstrations))]
+    else:
+        rng.shuffle(sessions)
+        picked: set[str] = set()
+        for session in sessions[: len(sessions) // 2]:
+            picked.add(session)
+            if sum(d.session in picked for d in demonstrations) >= len(demonstrations) / 5:
+                break
+        indices = [d.session in picked for d in demonstrations]
+    pairs = list(zip(demonstrations, indices, strict=True))
+    return [d for d, held in pairs if not held], [d for d, held in pairs if held]

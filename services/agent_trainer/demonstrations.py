@@ -1,0 +1,432 @@
+"""Traces -> demonstrations: what was on the screen, what had been done, what was done next.
+
+An action on an element becomes one of a few operations on a candidate of `shared.encoding`. Values
+that were entered become slots: a parameter of the routine, or a constant where all traces entered
+the same. Fields that were filled one after the other on one page are put into one order, the same
+for all traces, and the screens between are rebuilt: people vary the order, and an agent that
+learned "any of them" would never be sure. Pure: reads and writes nothing.
+
+Does not cover: hot-keys, drag and drop, and steps in windows that show no elements.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean
+from urllib.parse import urlsplit, urlunsplit
+
+from shared.encoding import (
+    FIELD_ROLES,
+    MAX_SLOTS,
+    HistoryStep,
+    Tree,
+    candidate_of,
+    label_of,
+    normalise,
+    step_of,
+)
+from shared.errors import TrainingError, WatError
+from shared.manifest import KEYS, ActionEntry, Op
+from shared.schemas import Action, Routine, Snapshot, SnapshotElement, Text, Trace, UiEvent
+from shared.screen import Sighting, mask
+
+__all__ = ["Chore", "Demonstration", "State", "read_chore"]
+
+_TYPED_ROLES = frozenset(("textbox", "searchbox", "spinbutton", "slider"))
+_TOGGLE_ROLES = frozenset(("checkbox", "radio", "switch"))
+_ENTERING = frozenset((Action.EDIT, Action.PASTE, Action.SELECT))
+_CLIPBOARD = frozenset("acvxyz")
+_RARE_SHARE = 0.34  # a step of fewer traces is a detour, from 4 traces on
+_RARE_FROM = 4
+
+Control = tuple[str, str, str, str]  # document, operation, role, label ("" for data in a list)
+
+
+@dataclass(frozen=True)
+class State:
+    """One decision: the screen before, what had been done, and what was done on which element.
+
+    `action` None means that the chore was finished.
+    """
+
+    snapshot: Snapshot
+    history: tuple[HistoryStep, ...]
+    target: int | None
+    action: ActionEntry | None
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One trace as decisions; `values` has constants too."""
+
+    trace_id: str
+    session: str
+    values: Mapping[str, str]
+    states: tuple[State, ...]
+    final: Snapshot | None
+    sightings: tuple[Sighting, ...]  # every screen as it really was
+
+
+@dataclass(frozen=True)
+class Chore:
+    """All of a routine's demonstrations, and what they have in common."""
+
+    demonstrations: tuple[Demonstration, ...]
+    slots: tuple[str, ...]
+    constants: Mapping[str, str]
+    actions: tuple[ActionEntry, ...]
+    start_url: str
+    left_out: tuple[str, ...]  # why a trace was not used
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """One step of one trace before its slot is known."""
+
+    snapshot: Snapshot
+    target: int
+    op: Op
+    control: Control
+    url: str | None
+    value: str | None = None
+    key: str | None = None
+    slot: str | None = None
+
+    @property
+    def element(self) -> SnapshotElement:
+        return next(e for e in self.snapshot.elements if e.index == self.target)
+
+    @property
+    def fills(self) -> bool:
+        return self.op in ("type_text", "select_option") or self.control[2] in _TOGGLE_ROLES
+
+
+def read_chore(
+    routine: Routine, traces: Sequence[Trace], snapshot_of: Callable[[str], Snapshot]
+) -> Chore:
+    """Return the routine's demonstrations. Raises TrainingError where nothing can be learnt.
+
+    `snapshot_of` maps an artifact's digest to the snapshot and raises WatError without one.
+    """
+    read: list[tuple[Trace, list[_Raw], Snapshot | None]] = []
+    left_out: list[str] = []
+    for trace in traces:
+        try:
+            raws = _read_steps(trace, snapshot_of)
+            if not raws:
+                raise TrainingError("nothing in it can be acted on")
+            final = snapshot_of(trace.final_snapshot) if trace.final_snapshot else None
+            read.append((trace, raws, final))
+        except WatError as error:
+            left_out.append(str(error))
+    if len(read) < 2:
+        reasons = "; ".join(sorted(set(left_out))[:3]) or "show it more often"
+        raise TrainingError(
+            f"{len(read)} of {len(traces)} traces can be learnt from, at least 2 must: {reasons}"
+        )
+    if not any(final for _, _, final in read):
+        raise TrainingError(
+            "no trace shows the screen after its last step, so success could not be told: "
+            "show the routine again and wait for the result"
+        )
+    _drop_detours(read)
+    parameters = [p.name for p in routine.parameters]
+    values = [{name: trace.parameters.get(name, "") for name in parameters} for trace, _, _ in read]
+    constants = _find_slots(read, values)
+    slots = _choose_slots(parameters, constants, read)
+    rank = _field_order([raws for _, raws, _ in read])
+    demonstrations = tuple(
+        _demonstration(
+            trace, raws, final, {n: {**own, **constants}[n] for n in slots}, routine, rank
+        )
+        for (trace, raws, final), own in zip(read, values, strict=True)
+    )
+    actions = sorted(
+        {s.action for d in demonstrations for s in d.states if s.action is not None},
+        key=lambda a: (a.op, a.slot or "", a.key or ""),
+    )
+    start_url = _start_url([raws[0] for _, raws, _ in read])
+    kept = {name: value for name, value in constants.items() if name in slots}
+    return Chore(demonstrations, slots, kept, tuple(actions), start_url, tuple(left_out))
+
+
+def _demonstration(
+    trace: Trace,
+    raws: Sequence[_Raw],
+    final: Snapshot | None,
+    values: Mapping[str, str],
+    routine: Routine,
+    rank: Mapping[Control, float],
+) -> Demonstration:
+    session = next((r.session for r in routine.traces if r.trace_id == trace.trace_id), "")
+    sightings = [Sighting(r.snapshot, values, r.target, r.slot) for r in raws]
+    if final is not None:
+        sightings.append(Sighting(final, values))
+    states = _states(_in_one_order(raws, rank), final)
+    return Demonstration(trace.trace_id, session, values, states, final, tuple(sightings))
+
+
+def _read_steps(trace: Trace, snapshot_of: Callable[[str], Snapshot]) -> list[_Raw]:
+    steps: list[_Raw] = []
+    for event in trace.events:
+        if not _is_step(event):
+            continue
+        if event.snapshot is None:
+            raise TrainingError(f"a step ({event.action.value}) has no picture of its screen")
+        snapshot = snapshot_of(event.snapshot)
+        step = _read_step(event, snapshot, trace.parameters)
+        if step is None:
+            continue
+        last = steps[-1] if steps else None
+        if last is not None and last.control == step.control and step.fills:
+            if step.op == "click" and event.action is not Action.CLICK:
+                continue  # the change that the click before it made
+            if step.op != "click":
+                steps[-1] = replace(last, value=step.value)  # the final value counts
+                continue
+        steps.append(step)
+    return steps
+
+
+def _is_step(event: UiEvent) -> bool:
+    if event.action is Action.KEY:
+        return event.keys in KEYS and event.keys != "Tab"
+    if event.action is Action.HOT_KEY:
+        if (event.keys or "").rsplit("+", 1)[-1].lower() in _CLIPBOARD:
+            return False
+        raise TrainingError(f"it uses the hot-key {event.keys}, which agents cannot press")
+    return event.action in _ENTERING | {Action.CLICK, Action.DOUBLE_CLICK}
+
+
+def _read_step(event: UiEvent, snapshot: Snapshot, parameters: Mapping[str, str]) -> _Raw | None:
+    """Return the step, or None for what is none: a click that only moves the focus, say."""
+    tree = Tree(snapshot)
+    index = _find(event, snapshot)
+    target = candidate_of(snapshot, index, tree) if index is not None else None
+    if target is None:
+        if event.action in _ENTERING and event.element and event.element.role in FIELD_ROLES:
+            raise TrainingError("a field that was filled is not in the picture of its screen")
+        return None
+    element = tree.elements[target]
+    op = _operation(event, element)
+    if op is None:
+        return None
+    in_list = tree.item_of(target) is not None and element.role not in FIELD_ROLES
+    shown = in_list and _shows_value(element, parameters)
+    label = "" if shown else mask(label_of(element), parameters.items())
+    control = (snapshot.document or "", op, element.role, label)
+    value = None
+    if op in ("type_text", "select_option"):
+        if event.value is None or event.value.clear is None:
+            raise TrainingError(
+                "a value that was entered is kept as a hash only: allow `values` for the "
+                "application and show the routine again"
+            )
+        value = event.value.clear
+    key = event.keys if op == "press_key" else None
+    url = event.url.clear if event.url else None
+    return _Raw(snapshot, target, op, control, url, value, key)
+
+
+def _shows_value(element: SnapshotElement, parameters: Mapping[str, str]) -> bool:
+    shown = {normalise(t.clear) for t in (element.name, element.text) if t and t.clear}
+    return any(normalise(value) in shown for value in parameters.values())
+
+
+def _find(event: UiEvent, snapshot: Snapshot) -> int | None:
+    element = event.element
+    if element is None:
+        return None
+    if element.index is not None:
+        return element.index
+    same = [
+        e.index for e in snapshot.elements
+        if (e.role, e.label, e.name) == (element.role, element.label, element.name)
+    ]  # fmt: skip
+    return same[0] if len(same) == 1 else None
+
+
+def _operation(event: UiEvent, element: SnapshotElement) -> Op | None:
+    typed = element.role in _TYPED_ROLES or (
+        element.role in ("combobox", "listbox") and not element.options and element.tag != "select"
+    )
+    chosen = element.role in ("combobox", "listbox") and not typed
+    match event.action:
+        case Action.KEY:
+            return "press_key" if not chosen or event.keys == "Enter" else None
+        case Action.CLICK | Action.DOUBLE_CLICK if typed or chosen:
+            return None  # filling it comes next and moves the focus itself
+        case Action.CLICK:
+            return "click"
+        case Action.DOUBLE_CLICK:
+            return "double_click"
+    if typed:
+        return "type_text"
+    if chosen:
+        return "select_option"
+    return "click" if element.role in _TOGGLE_ROLES or element.role == "option" else None
+
+
+def _drop_detours(read: list[tuple[Trace, list[_Raw], Snapshot | None]]) -> None:
+    if len(read) < _RARE_FROM:
+        return
+    support = Counter(control for _, raws, _ in read for control in {r.control for r in raws})
+    for place, (trace, raws, final) in enumerate(read):
+        kept = [r for r in raws if support[r.control] >= _RARE_SHARE * len(read)]
+        read[place] = (trace, kept, final)
+    read[:] = [entry for entry in read if entry[1]]
+
+
+def _find_slots(
+    read: list[tuple[Trace, list[_Raw], Snapshot | None]], values: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """Give every entering step its slot, in place; return the constants that were made.
+
+    Raises TrainingError where what is entered comes from nowhere.
+    """
+    entered: dict[Control, list[tuple[str, Mapping[str, str]]]] = defaultdict(list)
+    for (_, raws, _), own in zip(read, values, strict=True):
+        for raw in raws:
+            if raw.value is not None:
+                entered[raw.control].append((raw.value, own))
+    slot_of: dict[Control, str] = {}
+    constants: dict[str, str] = {}
+    for control, found in entered.items():
+        matches = Counter(
+            name for value, own in found for name, given in own.items()
+            if normalise(given) == normalise(value)
+        )  # fmt: skip
+        name, count = matches.most_common(1)[0] if matches else ("", 0)
+        different = {normalise(value) for value, _ in found}
+        if count >= 0.8 * len(found) and not (len(different) == 1 and count < len(found)):
+            slot_of[control] = name
+        elif len(different) == 1:
+            constant = f"constant_{len(constants) + 1}"
+            slot_of[control], constants[constant] = constant, found[0][0]
+        else:
+            raise TrainingError(
+                f"what is entered in “{control[3]}” is no parameter of the routine and changes "
+                f"({count} of {len(found)} agree): show it more often, or leave the field out"
+            )
+    for place, (trace, raws, final) in enumerate(read):
+        read[place] = (trace, [replace(r, slot=slot_of.get(r.control)) for r in raws], final)
+    return constants
+
+
+def _choose_slots(
+    parameters: Sequence[str],
+    constants: Mapping[str, str],
+    read: Sequence[tuple[Trace, list[_Raw], Snapshot | None]],
+) -> tuple[str, ...]:
+    used = {r.slot for _, raws, _ in read for r in raws if r.slot}
+    names = [*parameters, *constants]
+    if len(names) > MAX_SLOTS:
+        names = [n for n in names if n in used] + [n for n in names if n not in used]
+    if len(used) > MAX_SLOTS:
+        raise TrainingError(
+            f"the routine enters {len(used)} values, an agent can hold {MAX_SLOTS}: split it"
+        )
+    return tuple(names[:MAX_SLOTS])
+
+
+def _field_order(traces: Sequence[Sequence[_Raw]]) -> dict[Control, float]:
+    """Return each filled control's mean place among the trace's filled controls, 0 to 1."""
+    places: dict[Control, list[float]] = defaultdict(list)
+    for raws in traces:
+        fills = [r for r in raws if r.fills]
+        for i, raw in enumerate(fills):
+            places[raw.control].append(i / len(fills))
+    return {control: mean(found) for control, found in places.items()}
+
+
+def _in_one_order(raws: Sequence[_Raw], rank: Mapping[Control, float]) -> list[_Raw]:
+    """Put each run of filled fields of one page into the common order and rebuild its screens."""
+    ordered: list[_Raw] = []
+    block: list[_Raw] = []
+    for raw in (*raws, None):
+        if raw is not None and raw.fills and (not block or _joins(block, raw)):
+            block.append(raw)
+            continue
+        ordered += _rebuild(block, rank)
+        block = [raw] if raw is not None and raw.fills else []
+        if raw is not None and not raw.fills:
+            ordered.append(raw)
+    return ordered
+
+
+def _joins(block: Sequence[_Raw], raw: _Raw) -> bool:
+    return raw.control[0] == block[0].control[0] and _again(block[0].snapshot, raw) is not None
+
+
+def _again(snapshot: Snapshot, raw: _Raw) -> int | None:
+    """Return the index that the step's field has in another snapshot of the same page."""
+    wanted = (raw.control[2], label_of(raw.element))
+    same = [e.index for e in snapshot.elements if (e.role, label_of(e)) == wanted]
+    return same[0] if len(same) == 1 else None
+
+
+def _rebuild(block: Sequence[_Raw], rank: Mapping[Control, float]) -> list[_Raw]:
+    if not block:
+        return []
+    first = block[0].snapshot
+    at = {raw.control: index for raw in block if (index := _again(first, raw)) is not None}
+    if len(set(at.values())) < len(block) or any(
+        _controls(raw.snapshot) != _controls(first) for raw in block
+    ):
+        # A field filled twice, two under one label, or filling one changed the others.
+        return list(block)
+    elements = {e.index: e for e in first.elements}
+    for raw in block:
+        index = at[raw.control]
+        elements[index] = _before(elements[index], raw)
+    rebuilt = []
+    for raw in sorted(block, key=lambda r: (rank[r.control], r.control)):
+        index = at[raw.control]
+        screen = first.model_copy(update={"elements": tuple(elements.values())})
+        rebuilt.append(replace(raw, snapshot=screen, target=index))
+        elements[index] = _after(elements[index], raw)
+    return rebuilt
+
+
+def _controls(snapshot: Snapshot) -> Counter[tuple[str, str]]:
+    tree = Tree(snapshot)
+    return Counter((tree.elements[i].role, label_of(tree.elements[i])) for i in tree.candidates)
+
+
+def _before(element: SnapshotElement, raw: _Raw) -> SnapshotElement:
+    # A picture taken late shows the result already; nobody enters what stands there.
+    shown = element.value.clear if element.value else None
+    if raw.value is not None and shown and normalise(shown) == normalise(raw.value):
+        return element.model_copy(update={"value": Text(cls="empty", clear="")})
+    return element
+
+
+def _after(element: SnapshotElement, raw: _Raw) -> SnapshotElement:
+    if raw.value is not None:
+        return element.model_copy(update={"value": Text(clear=raw.value)})
+    states = set(element.states) ^ {"checked"}
+    return element.model_copy(update={"states": tuple(sorted(states))})
+
+
+def _states(raws: Iterable[_Raw], final: Snapshot | None) -> tuple[State, ...]:
+    history: tuple[HistoryStep, ...] = ()
+    states = []
+    for raw in raws:
+        action = ActionEntry(op=raw.op, slot=raw.slot, key=raw.key)
+        states.append(State(raw.snapshot, history, raw.target, action))
+        history = (*history, step_of(raw.element, raw.op, raw.slot))
+    if final is not None:
+        states.append(State(final, history, None, None))
+    return tuple(states)
+
+
+def _start_url(firsts: Sequence[_Raw]) -> str:
+    """Return where the chore begins. Raises TrainingError where each trace begins elsewhere."""
+    urls = [raw.url for raw in firsts if raw.url]
+    for candidates in (urls, [urlunsplit((*urlsplit(u)[:3], "", "")) for u in urls]):
+        url, count = Counter(candidates).most_common(1)[0] if candidates else ("", 0)
+        if count > 1:
+            return url
+    raise TrainingError(
+        "each demonstration begins on another page: begin all of them on the same one"
+    )

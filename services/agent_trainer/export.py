@@ -1,0 +1,139 @@
+"""Policy -> manifest and module bytes, checked against torch before anyone sees them.
+
+int8 is shipped only where it decides like f32 on (nearly) all held-out decisions. Returns bytes;
+does not sign: the private key stays in the service's own process.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from safetensors.numpy import save
+
+from services.agent_trainer.dataset import Dataset
+from services.agent_trainer.demonstrations import Chore
+from services.agent_trainer.evaluate import agreement, decide_all
+from services.agent_trainer.options import TrainOptions
+from services.agent_trainer.policy import Policy
+from shared.encoding import ENCODING_VERSION
+from shared.errors import TrainingError
+from shared.manifest import Manifest, Precision, capabilities_of
+from shared.module import emit
+from shared.schemas import Routine
+from shared.screen import Sighting, learn_post_condition, learn_screen
+
+__all__ = ["Exported", "export", "git_revision"]
+
+_MAX_GAP = 1e-3  # logits; measured 2e-5 on nets of this size, summed in another order
+_MIN_TORCH_AGREEMENT = 0.995  # a tie within rounding may fall either way
+_MAX_CHECKED = 200  # the reference sums in the guest's order, which numpy does slowly
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished module, not yet signed."""
+
+    module: bytes
+    weights: bytes  # safetensors
+    manifest: Manifest
+    agreement: float  # of the shipped precision with torch
+    agreement_int8: float
+    gap: float  # largest difference of a best logit to torch's, at f32
+
+
+def export(
+    policy: Policy,
+    *,
+    routine: Routine,
+    chore: Chore,
+    options: TrainOptions,
+    threshold: float,
+    checked: Dataset,
+    figures: Mapping[str, Mapping[str, float]],
+    data_digest: str,
+) -> Exported:
+    """Emit the policy. `checked` are the decisions on which torch and module are compared.
+
+    Raises TrainingError where they differ.
+    """
+    weights = {
+        name: np.ascontiguousarray(tensor.detach().numpy(), np.float32)
+        for name, tensor in policy.state_dict().items()
+    }
+    made = decide_all(policy, checked, threshold)
+    chosen = _spread(checked.num_decisions)
+    same, gap = agreement(policy.network, weights, checked, chosen, made, threshold, "f32")
+    if same < _MIN_TORCH_AGREEMENT or gap > _MAX_GAP:
+        raise TrainingError(
+            f"the module decides like torch on {same:.1%} of {len(chosen)} decisions, with logits "
+            f"up to {gap:.1e} apart: not published; train again with another seed"
+        )
+    same_int8, _ = agreement(policy.network, weights, checked, chosen, made, threshold, "int8")
+    precision: Precision = "int8" if same_int8 >= options.min_agreement else "f32"
+    manifest = Manifest(
+        encoding=ENCODING_VERSION,
+        routine_id=routine.routine_id,
+        routine_revision=routine.revision,
+        name=routine.name[:200],
+        actions=chore.actions,
+        slots=chore.slots,
+        constants=dict(chore.constants),
+        network=policy.network,
+        precision=precision,
+        margin_threshold=threshold,
+        capabilities=capabilities_of(chore.actions),
+        screen_schema=learn_screen(chore.start_url, _sightings(chore)),
+        post_condition=learn_post_condition(
+            [(d.final, d.values) for d in chore.demonstrations if d.final is not None]
+        ),
+        training=dict(figures["training"]),
+        held_out=dict(figures["held_out"]),
+        options=_json(options),
+        data_digest=data_digest,
+        git_revision=git_revision(),
+        producers={
+            "wasmagenttrainer": version("wasmagenttrainer"),
+            "torch": str(torch.__version__)[:200],
+        },
+    )
+    return Exported(
+        module=emit(manifest, weights),
+        weights=save(weights),
+        manifest=manifest,
+        agreement=same_int8 if precision == "int8" else same,
+        agreement_int8=same_int8,
+        gap=gap,
+    )
+
+
+def _spread(num: int) -> Sequence[int]:
+    return sorted({int(i) for i in np.linspace(0, num - 1, min(num, _MAX_CHECKED))})
+
+
+def _sightings(chore: Chore) -> list[Sighting]:
+    return [sighting for d in chore.demonstrations for sighting in d.sightings]
+
+
+def _json(options: TrainOptions) -> dict[str, JsonValue]:
+    return dict(options.model_dump(mode="json"))
+
+
+def git_revision() -> str:
+    """Return the checkout's commit, or the installed version where there is no checkout."""
+    folder = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (folder / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head[:64]
+        name = head.removeprefix("ref: ")
+        loose = folder / name
+        if loose.is_file():
+            return loose.read_text().strip()[:64]
+        packed = (folder / "packed-refs").read_text().splitlines()
+        return next(line.split()[0] for line in packed if line.endswith(f" {name}"))[:64]
+    except (OSError, StopIteration):
+        return f"v{version('wasmagenttrainer')}"[:64]

@@ -1,0 +1,37 @@
+"""The options of one training; part of the model's id, so equal input gives one model."""
+
+import hashlib
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.schemas import Frozen
+
+__all__ = ["TrainOptions"]
+
+Width = Annotated[int, Field(ge=8, le=256)]
+
+
+class TrainOptions(Frozen):
+    """What a training does beside its data."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    element_widths: tuple[Width, ...] = (48, 32)
+    context_widths: tuple[Width, ...] = (32,)
+    score_widths: tuple[Width, ...] = (32,)
+    num_variants: Annotated[int, Field(ge=1, le=200)] = 12  # synthetic ones per demonstration
+    num_epochs: Annotated[int, Field(ge=1, le=500)] = 40
+    patience: Annotated[int, Field(ge=1, le=100)] = 6  # epochs without a better held-out loss
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9  # of held-out decisions, to publish
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995  # of int8 with f32, to ship int8
+    min_margin: Annotated[float, Field(ge=0)] = 0.5  # logits; floor of the abstaining threshold
+    max_rows: Annotated[int, Field(ge=1000)] = 150_000  # element rows kept for training
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the options as JSON."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,343 @@
+"""The training of one agent, from traces to module; read it from top to bottom.
+
+Run as `python -m services.agent_trainer.train` with one JSON line on stdin (`Order`). Writes
+progress as JSON lines to stdout, and `module.wasm` and `weights.safetensors` into the order's
+folder. Reads the learner's trace and snapshot artifacts. Exits 0 when done, 1 with the reason in
+its last line, 3 when stdin closes: then the service that wanted the agent is gone.
+
+Two fits. The first, without the held-out traces, says how long to train and how far to trust; the
+second trains on all traces for as long. Held-out figures are the first one's.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from services.agent_trainer.dataset import Dataset, build, split, variants
+from services.agent_trainer.demonstrations import Chore, read_chore
+from services.agent_trainer.evaluate import Judged, calibrate, decide_all, judge, rows_of
+from services.agent_trainer.export import export, git_revision
+from services.agent_trainer.options import TrainOptions
+from services.agent_trainer.policy import Policy
+from shared.artifacts import Artifacts
+from shared.encoding import (
+    ENCODING_VERSION,
+    HASHED_CONTEXT_FEATURES,
+    HASHED_ELEMENT_FEATURES,
+    NUM_CONTEXT_FEATURES,
+    NUM_ELEMENT_FEATURES,
+)
+from shared.errors import Diverged, TrainingError, WatError
+from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
+from shared.schemas import Frozen, Level, Routine, Snapshot, Trace
+from shared.topics import Room
+
+__all__ = ["MAX_TRACES", "Fitted", "Order", "fit", "train"]
+
+T = TypeVar("T", Trace, Snapshot)
+
+MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of this size
+_NUM_HELD_VARIANTS = 8
+_GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
+
+
+class Order(Frozen):
+    """What the service asks the child for."""
+
+    routine: Routine
+    options: TrainOptions = TrainOptions()
+    data_digest: str
+    artifacts: Path
+    folder: Path
+    cpu_limit_s: int
+    memory_limit_bytes: int
+
+
+@dataclass
+class Fitted:
+    """A policy and how it came about."""
+
+    policy: Policy
+    num_epochs: int
+    losses: list[float]
+    held_out_losses: list[float]
+    held_out_accuracies: list[float]
+
+
+def say(**fields: object) -> None:
+    """Write one progress line."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Train what stdin orders; return the exit status."""
+    line = sys.stdin.readline()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        order = Order.model_validate_json(line)
+    except ValidationError as error:
+        say(event="failed", reason=f"the order does not fit ({error.error_count()} errors)")
+        return 1
+    os.nice(10)
+    resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_limit_s, order.cpu_limit_s + 5))
+    resource.setrlimit(resource.RLIMIT_DATA, (order.memory_limit_bytes, order.memory_limit_bytes))
+    try:
+        train(order)
+    except WatError as error:
+        say(event="failed", reason=str(error))
+        return 1
+    except MemoryError:
+        say(event="failed", reason=f"it needs more than {order.memory_limit_bytes >> 20} MiB")
+        return 1
+    return 0
+
+
+def _die_with_parent() -> None:
+    # The service never writes a second line: reading ends when it closes the pipe or dies.
+    sys.stdin.read()
+    os._exit(3)
+
+
+def train(order: Order) -> None:
+    """Train, evaluate, export. Raises TrainingError, ArtifactError."""
+    options, started = order.options, time.monotonic()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    say(event="reading", num_traces=len(order.routine.traces))
+    chore = _read(order)
+    learn, held = split(chore.demonstrations, options.seed)
+    learn_data = build(
+        variants(learn, chore, options.num_variants, options.seed), chore, options.max_rows
+    )
+    held_data = build(
+        variants(held, chore, _NUM_HELD_VARIANTS, options.seed + 1), chore, options.max_rows // 4
+    )
+    as_shown = build(held, chore, options.max_rows // 4)
+    say(
+        event="encoded",
+        num_demonstrations=len(chore.demonstrations),
+        num_held_out=len(held),
+        num_decisions=learn_data.num_decisions,
+        left_out=list(chore.left_out[:5]),
+        elapsed_s=round(time.monotonic() - started, 2),
+    )
+    network = Network(
+        num_features=NUM_ELEMENT_FEATURES,
+        num_context=NUM_CONTEXT_FEATURES,
+        num_actions=len(chore.actions),
+        element=options.element_widths,
+        context=options.context_widths,
+        score=options.score_widths,
+    )
+    trial = fit(network, learn_data, held_data, options)
+    held_judged = judge(decide_all(trial.policy, held_data), held_data)
+    shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
+    threshold = calibrate(held_judged, options.min_margin)
+    _check_good_enough(held_judged, threshold, options)
+
+    say(event="fitting", on="all demonstrations", num_epochs=trial.num_epochs)
+    everything = learn_data.joined(held_data)
+    final = fit(network, everything, None, options, num_epochs=trial.num_epochs)
+    wrong, abstained = held_judged.shares(threshold)
+    figures = {
+        "training": {
+            "num_demonstrations": float(len(chore.demonstrations)),
+            "num_decisions": float(everything.num_decisions),
+            "num_epochs": float(trial.num_epochs),
+            "loss": round(final.losses[-1], 6),
+        },
+        "held_out": {
+            "num_demonstrations": float(len(held)),
+            "step_accuracy": shown_judged.accuracy,
+            "demonstration_accuracy": _whole(shown_judged, [len(d.states) for d in held]),
+            "num_decisions": float(held_data.num_decisions),
+            "decision_accuracy": held_judged.accuracy,
+            "wrong_share": wrong,
+            "abstained_share": abstained,
+        },
+    }
+    exported = export(
+        final.policy,
+        routine=order.routine,
+        chore=chore,
+        options=options,
+        threshold=threshold,
+        checked=held_data,
+        figures=figures,
+        data_digest=order.data_digest,
+    )
+    (order.folder / "module.wasm").write_bytes(exported.module)
+    (order.folder / "weights.safetensors").write_bytes(exported.weights)
+    held_figures = {f"held_out_{key}": value for key, value in figures["held_out"].items()}
+    say(
+        event="done",
+        sha256=hashlib.sha256(exported.module).hexdigest(),
+        precision=exported.manifest.precision,
+        capabilities=list(exported.manifest.capabilities),
+        parameters=[s for s in chore.slots if s not in chore.constants],
+        abi=ABI_VERSION,
+        emitter=EMITTER_VERSION,
+        encoding=ENCODING_VERSION,
+        git_revision=git_revision(),
+        metrics={
+            **figures["training"],
+            **held_figures,
+            "margin_threshold": threshold,
+            "agreement_with_torch": exported.agreement,
+            "agreement_int8": exported.agreement_int8,
+            "logit_gap": exported.gap,
+            "elapsed_s": round(time.monotonic() - started, 2),
+        },
+        curves={
+            "loss": _rounded(trial.losses),
+            "held_out_loss": _rounded(trial.held_out_losses),
+            "held_out_accuracy": _rounded(trial.held_out_accuracies),
+        },
+    )
+
+
+def _read(order: Order) -> Chore:
+    if order.routine.level is Level.STRUCTURE:
+        raise TrainingError(
+            "the routine touches an application of which only the structure may be kept: allow "
+            "`values` for it, then show the routine again"
+        )
+    artifacts = Artifacts(order.artifacts, Room.AGENT_TRAINER)
+    newest = sorted(order.routine.traces, key=lambda t: t.started_ms)[-MAX_TRACES:]
+    snapshots: dict[str, Snapshot] = {}
+
+    def snapshot_of(digest: str) -> Snapshot:
+        if digest not in snapshots:
+            data = artifacts.get(digest, Room.TASK_LEARNER)
+            snapshots[digest] = _parsed(Snapshot, data, "snapshot")
+            if snapshots[digest].level is Level.STRUCTURE:
+                raise TrainingError("a screen shows an application of which no values may be kept")
+        return snapshots[digest]
+
+    traces = [_parsed(Trace, artifacts.get(t.digest, Room.TASK_LEARNER), "trace") for t in newest]
+    return read_chore(order.routine, traces, snapshot_of)
+
+
+def _parsed(model: type[T], untrusted: bytes, what: str) -> T:
+    try:
+        return model.model_validate_json(untrusted)
+    except ValidationError as error:
+        raise TrainingError(f"a {what} does not fit its schema: find the routine anew") from error
+
+
+def fit(
+    network: Network,
+    data: Dataset,
+    held: Dataset | None,
+    options: TrainOptions,
+    num_epochs: int | None = None,
+) -> Fitted:
+    """Fit a new policy. With `held` stop early and keep the best epoch's weights, else train on.
+
+    Raises Diverged where the loss is not a number.
+    """
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    policy = Policy(network)
+    optimiser = torch.optim.AdamW(
+        policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.num_epochs)
+    best, best_loss, best_epoch = policy.state_dict(), float("inf"), 0
+    fitted = Fitted(policy, 0, [], [], [])
+    for epoch in range(1, (num_epochs or options.num_epochs) + 1):
+        policy.train()
+        order = rng.permutation(data.num_decisions)
+        total = 0.0
+        for first in range(0, len(order), options.batch_size):
+            chosen = order[first : first + options.batch_size]
+            loss = _loss(policy, data, chosen, options.feature_dropout)
+            if not torch.isfinite(loss):
+                raise Diverged(f"the loss is {loss.item()} in epoch {epoch}: lower learning_rate")
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            optimiser.step()
+            total += loss.item() * len(chosen)
+        schedule.step()
+        fitted.losses.append(total / len(order))
+        fitted.num_epochs = epoch
+        progress = {"event": "epoch", "epoch": epoch, "loss": round(fitted.losses[-1], 5)}
+        if held is None:
+            say(**progress)
+            continue
+        with torch.no_grad():
+            policy.eval()
+            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), 0.0))
+        accuracy = judge(decide_all(policy, held), held).accuracy
+        fitted.held_out_losses.append(loss_held)
+        fitted.held_out_accuracies.append(accuracy)
+        say(**progress, held_out_loss=round(loss_held, 5), held_out_accuracy=round(accuracy, 4))
+        if loss_held < best_loss:
+            best_loss, best_epoch = loss_held, epoch
+            best = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+        if epoch - best_epoch >= options.patience or (accuracy == 1 and loss_held < _GOOD_ENOUGH):
+            break
+    if held is not None:
+        policy.load_state_dict(best)
+        fitted.num_epochs = best_epoch
+    return fitted
+
+
+def _loss(policy: Policy, data: Dataset, chosen: NDArray[np.int64], dropout: float) -> torch.Tensor:
+    """Return the mean cross-entropy over all (element, action) pairs and "finished"."""
+    x_MF, owner_M = rows_of(data, chosen)
+    g_BG = torch.from_numpy(data.g_EG[chosen])
+    for features, hashed in ((x_MF, HASHED_ELEMENT_FEATURES), (g_BG, HASHED_CONTEXT_FEATURES)):
+        words = features[:, hashed.start : hashed.stop]
+        words *= torch.rand_like(words) >= dropout  # both are copies of the data
+    logits_MA, finish_B = policy(x_MF, g_BG, owner_M)
+    pieces = logits_MA.split(data.counts_E[chosen].tolist())
+    num_actions = logits_MA.shape[1]
+    losses = []
+    for piece, end, e in zip(pieces, finish_B, chosen, strict=True):
+        entries = torch.cat([end[None], piece.reshape(-1)])
+        row = int(data.row_E[e])
+        target = 0 if row < 0 else 1 + row * num_actions + int(data.action_E[e])
+        losses.append(torch.logsumexp(entries, 0) - entries[target])
+    return torch.stack(losses).mean()
+
+
+def _check_good_enough(judged: Judged, threshold: float, options: TrainOptions) -> None:
+    _, abstained = judged.shares(threshold)
+    if judged.accuracy < options.min_accuracy or abstained > 1 - options.min_accuracy:
+        raise TrainingError(
+            f"on held-out demonstrations {judged.accuracy:.0%} of {len(judged.right_E)} decisions "
+            f"were right and {abstained:.0%} too unsure, {options.min_accuracy:.0%} must be right "
+            "and sure: show the routine a few times more"
+        )
+
+
+def _whole(judged: Judged, sizes: Sequence[int]) -> float:
+    """Return the share of demonstrations without a wrong decision."""
+    if sum(sizes) != len(judged.right_E) or not sizes:
+        return judged.accuracy  # some last screens had nothing to decide on
+    parts = np.split(judged.right_E, np.cumsum(sizes)[:-1])
+    return float(np.mean([part.all() for part in parts]))
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 5) for value in values]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
