@@ -903,6 +903,12 @@
         ? {} : { why: "not able to take the focus" };
     };
 
+    wat.blur = () => {
+      const active = activeElement();
+      if (active) active.blur();
+      return {};
+    };
+
     wat.link = (seenToken, index) => {
       const { el, why } = find(seenToken, index);
       if (why) return { why };
