@@ -17,7 +17,16 @@ from shared.schemas import Frozen, Level, Source
 from shared.secret_kinds import KEEPABLE
 from shared.store import Statement
 
-__all__ = ["TABLES", "Allowance", "Consent", "ConsentAsked", "Consents", "Exclusion", "Place"]
+__all__ = [
+    "TABLES",
+    "Allowance",
+    "Consent",
+    "ConsentAsked",
+    "Consents",
+    "Exclusion",
+    "ExclusionAsked",
+    "Place",
+]
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS consents(id TEXT PRIMARY KEY, since_ms INTEGER NOT NULL,
@@ -90,13 +99,18 @@ class Consent(ConsentAsked):
         )
 
 
-class Exclusion(Frozen):
+class ExclusionAsked(Frozen):
     """What is never captured. A pattern without * or ? may stand anywhere in the text."""
 
-    id: str = ""
-    since_ms: int = 0
     kind: Literal["application", "title", "url"]
     pattern: Pattern
+
+
+class Exclusion(ExclusionAsked):
+    """A stored exclusion."""
+
+    id: str
+    since_ms: int
 
     def insert(self) -> Statement:
         """Return the statement that stores it."""

@@ -23,7 +23,14 @@ from services.user_monitor.capture import (
     WindowSpec,
     open_source,
 )
-from services.user_monitor.consent import Consent, ConsentAsked, Consents, Exclusion, Place
+from services.user_monitor.consent import (
+    Consent,
+    ConsentAsked,
+    Consents,
+    Exclusion,
+    ExclusionAsked,
+    Place,
+)
 from services.user_monitor.metrics import RECORDING
 from services.user_monitor.privacy import Redactor
 from services.user_monitor.publisher import Publisher
@@ -254,10 +261,10 @@ class Monitor:
         await self._remember_recording()
         return revoked
 
-    async def exclude(self, asked: Exclusion) -> Exclusion:
+    async def exclude(self, asked: ExclusionAsked) -> Exclusion:
         """Store an exclusion; what it covers and is not yet published is dropped."""
-        named = {"id": secrets.token_hex(8), "since_ms": self.clock.time_ms()}
-        stored = asked.model_copy(update=named)
+        now_ms = self.clock.time_ms()
+        stored = Exclusion(id=secrets.token_hex(8), since_ms=now_ms, **asked.model_dump())
         self.consents.exclude(stored)
         async with self.publisher.lock:
             await self._write(stored.insert())

@@ -15,13 +15,10 @@ __all__ = ["TABLES", "Spool"]
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS spool(n INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL,
-  key BLOB NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL, time_ms INTEGER NOT NULL,
-  consent TEXT NOT NULL);
+  key BLOB NOT NULL, value BLOB NOT NULL, headers TEXT NOT NULL, consent TEXT NOT NULL);
 """
 
-_INSERT = (
-    "INSERT INTO spool(topic, key, value, headers, time_ms, consent) VALUES (?, ?, ?, ?, ?, ?)"
-)
+_INSERT = "INSERT INTO spool(topic, key, value, headers, consent) VALUES (?, ?, ?, ?, ?)"
 
 
 class Spool:
@@ -42,7 +39,6 @@ class Spool:
                 out.key,
                 out.value,
                 json.dumps([(name, value.decode("latin-1")) for name, value in out.headers]),
-                out.time_ms,
                 consent,
             )
             for out, consent in zip(effects.outgoing, consents, strict=True)
@@ -59,11 +55,11 @@ class Spool:
     def oldest(self, effects: Effects, limit: int) -> int:
         """Add the oldest events, and their removal from here, to `effects`; return how many."""
         rows = self._store.query(
-            "SELECT n, topic, key, value, headers, time_ms FROM spool ORDER BY n LIMIT ?", (limit,)
+            "SELECT n, topic, key, value, headers FROM spool ORDER BY n LIMIT ?", (limit,)
         )
-        for _, topic, key, value, headers, time_ms in rows:
+        for _, topic, key, value, headers in rows:
             named = tuple((name, text.encode("latin-1")) for name, text in json.loads(headers))
-            effects.outgoing.append(Outgoing(topic, key, value, named, time_ms))
+            effects.outgoing.append(Outgoing(topic, key, value, named))
         if rows:
             effects.write("DELETE FROM spool WHERE n <= ?", (rows[-1][0],))
         return len(rows)
