@@ -226,6 +226,8 @@ class Manifest(_Frozen):
                 f"capabilities must be {capabilities_of(self.actions)}, what actions use, "
                 f"not {self.capabilities}"
             )
+        # pydantic lets NaN and infinity through in free-form JSON, where they have no spelling.
+        json.dumps([self.screen_schema, self.post_condition, self.options], allow_nan=False)
         if len(self.probes) not in (0, NUM_PROBES):
             raise ValueError(f"probes must be {NUM_PROBES}, or none before emission")
         return self

@@ -130,8 +130,9 @@ def new_engine() -> wasmtime.Engine:
     """
     config = wasmtime.Config()
     for name, value in _CONFIGURATION.items():
-        # The binding takes a name it does not know without a word (wasmtime before 45 does).
-        assert hasattr(wasmtime.Config, name), f"this wasmtime has no switch {name}"
+        # A binding takes a name it does not know without a word (wasmtime before 45 lacks some).
+        if not hasattr(wasmtime.Config, name):
+            raise SandboxError(f"this wasmtime has no switch {name}: install the pinned version")
         setattr(config, name, value)
     return wasmtime.Engine(config)
 
@@ -274,7 +275,7 @@ class Sandbox:
                 wasmtime.Func(self._store, kind, self._border.function(op)),
             )
         exports = linker.instantiate(self._store, module).exports(self._store)
-        memory, step = exports["memory"], exports["step"]
+        memory, step = exports.get("memory"), exports.get("step")
         if not isinstance(memory, wasmtime.Memory) or not isinstance(step, wasmtime.Func):
             raise SandboxError("module exports no memory and step: train it again")
         if memory.data_len(self._store) != memory_bytes:

@@ -478,3 +478,23 @@ def test_a_manifest_with_unknown_fields_is_refused(signed):
     sections[0] = dataclasses.replace(sections[0], payload=json.dumps(fields).encode())
     with pytest.raises(ArtifactError, match="shell"):
         parse(wasm.encode(sections))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b',"screen_schema":{"a":NaN}}',
+        b',"options":{"a":-Infinity}}',
+        b',"abi":1}',
+        b',"screen_schema":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}",
+        b',"name":"\\ud800"}',
+        b',"name":"\xff"}',
+        b"",
+    ],
+    ids=["nan", "infinity", "twice", "deep", "surrogate", "latin", "cut"],
+)
+def test_a_manifest_that_is_no_canonical_json_is_refused(signed, tail):
+    sections = list(parse(signed).sections)
+    sections[0] = dataclasses.replace(sections[0], payload=sections[0].payload[:-1] + tail)
+    with pytest.raises((ArtifactError, SandboxError), match="manifest"):
+        check(wasm.encode(sections))
