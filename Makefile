@@ -1,0 +1,80 @@
+# WasmAgentTrainer: `make` prints what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+READY := $(VENV)/.ready
+ROOMS := user_monitor task_learner agent_trainer agent_runner
+MARKED := kafka or x11 or browser or slow
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+
+setup: $(READY) ## virtual environment with everything, from the hashed lock
+$(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@echo "installing packages (the first time: about 5 GB, most of it PyTorch)"
+	@$(UV) pip install -q --python $(PY) --require-hashes --no-deps -r requirements/dev.txt
+	@$(UV) pip install -q --python $(PY) --no-deps --no-build-isolation -e .
+	@touch $@
+
+browser: ## find Chromium, or install it with the system's package manager
+	@scripts/system-packages.sh chromium
+
+demo: setup browser ## the whole pipeline, from watching to doing, in one command
+	@$(VENV)/bin/wat demo
+
+run: setup ## the four services in one process on the embedded log
+	@$(VENV)/bin/wat up
+
+replay: setup ## a recorded UI log through the whole pipeline
+	@$(VENV)/bin/wat demo --recorded
+
+test: setup ## fast tests; ROOM=user_monitor: one room's
+	@$(PY) -m pytest -m "not ($(MARKED) or gpu)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
+
+test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromium, Xvfb
+	@scripts/system-packages.sh xvfb xterm python3-tk
+	@$(PY) -m pytest -m "$(MARKED)" tests
+
+kafka-jars: ## fetch Apache Kafka from Maven Central, digests pinned
+	@tests/kafka/kafka.sh fetch
+
+kafka: kafka-jars ## run a single-node broker on 127.0.0.1:29092 until Ctrl-C
+	@tests/kafka/kafka.sh run var/kafka
+
+lint: setup ## ruff, without changing anything
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+fix: setup ## format, and mend what ruff can
+	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
+
+types: setup ## mypy --strict on shared and services
+	@$(VENV)/bin/mypy
+
+docs: setup ## write the schemas and the AsyncAPI document from the records
+	@$(PY) -m shared.schemas.document docs/schemas
+
+lock: ## renew requirements/*.txt
+	@test -x $(UV) || (test -x $(PY) || $(PYTHON) -m venv $(VENV); $(PY) -m pip install -q uv)
+	@scripts/lock.sh
+
+bench: bench-bus ## every benchmark of this machine, into var/bench/
+
+bench-bus: setup kafka-jars ## the bus: embedded and Kafka, beside plain SQLite and plain aiokafka
+	@$(PY) -m tests.bench.bus
+
+images-check: ## each room's lock alone can import that room, and no other's packages
+	@scripts/images-check.sh
+
+clean: ## remove what was built, not what was recorded
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis var/bench
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+-include finetune/finetune.mk
+.PHONY: help setup browser demo run replay test test-all kafka-jars kafka lint fix types docs lock bench bench-bus images-check clean
