@@ -51,6 +51,7 @@ _OTHER_CONTROLS = frozenset((
 ))  # fmt: skip
 _CONTROL_ROLES = FIELD_ROLES | _OTHER_CONTROLS
 _ITEM_ROLES = frozenset(("row", "listitem"))  # what a list repeats
+_DATA_ROLES = frozenset(("link", "option", "treeitem")) | _ITEM_ROLES
 _ROLES = (*sorted(_CONTROL_ROLES), *sorted(_ITEM_ROLES))
 _STATES = ("checked", "selected", "disabled", "required", "expanded", "readonly", "invalid")
 _PLACES = ("row", "dialog", "form", "navigation")
@@ -298,6 +299,7 @@ class _Screen:
         }
         self.values = {e.index: _clear(e.value) for e in snapshot.elements}
         self._items: dict[int, tuple[int, int]] = {}
+        self._shown: dict[str, set[int]] | None = None
 
     def item_match(self, index: int) -> tuple[int, int]:
         """Return the slots that a cell of the element's row equals, and those its row contains."""
@@ -340,13 +342,32 @@ class _Screen:
             out[_AT_PAST + i] = float(op in done)
         text = self.texts[index]
         label = normalise(element.label or "")
-        words = (*self.slots.words(label), *(self.slots.words(text) if text != label else ()))
+        named = text != label and not self._is_data(index, text)
+        words = (*self.slots.words(label), *(self.slots.words(text) if named else ()))
         for word in words:
             out[_AT_WORDS + _bucket(word, _WORDS)] = 1.0
         if words:
             out[_AT_WHOLE + _bucket(" ".join(words), _WHOLE)] = 1.0
         self._match_slots(index, text, value, out)
         return out
+
+    def _is_data(self, index: int, text: str) -> bool:
+        """Tell whether the text is content: what stands in one item of a list and in no other."""
+        item = self.tree.item_of(index)
+        if item is None or self.tree.elements[index].role not in _DATA_ROLES:
+            return False
+        if any(e.role == "navigation" or e.tag == "nav" for e in self.tree.ancestors(item)):
+            return False
+        return len(self._items_showing().get(text, ())) < 2
+
+    def _items_showing(self) -> dict[str, set[int]]:
+        if self._shown is None:
+            self._shown = {}
+            for candidate in self.tree.candidates:
+                item = self.tree.item_of(candidate)
+                if item is not None:
+                    self._shown.setdefault(self.texts[candidate], set()).add(item)
+        return self._shown
 
     def _place(self, index: int, out: list[float]) -> None:
         inside = {e.role for e in self.tree.ancestors(index)}

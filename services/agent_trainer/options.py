@@ -25,7 +25,8 @@ class TrainOptions(Frozen):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-3
-    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of hashed words that are there
+    word_noise: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of hashed words that are not
     min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9  # of held-out decisions, to publish
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995  # of int8 with f32, to ship int8
     min_margin: Annotated[float, Field(ge=0)] = 0.5  # logits; floor of the abstaining threshold

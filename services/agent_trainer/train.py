@@ -265,7 +265,7 @@ def fit(
         total = 0.0
         for first in range(0, len(order), options.batch_size):
             chosen = order[first : first + options.batch_size]
-            loss = _loss(policy, data, chosen, options.feature_dropout)
+            loss = _loss(policy, data, chosen, options)
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} in epoch {epoch}: lower learning_rate")
             optimiser.zero_grad()
@@ -282,7 +282,7 @@ def fit(
             continue
         with torch.no_grad():
             policy.eval()
-            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), 0.0))
+            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None))
         accuracy = judge(decide_all(policy, held), held).accuracy
         fitted.held_out_losses.append(loss_held)
         fitted.held_out_accuracies.append(accuracy)
@@ -298,13 +298,20 @@ def fit(
     return fitted
 
 
-def _loss(policy: Policy, data: Dataset, chosen: NDArray[np.int64], dropout: float) -> torch.Tensor:
-    """Return the mean cross-entropy over all (element, action) pairs and "finished"."""
+def _loss(
+    policy: Policy, data: Dataset, chosen: NDArray[np.int64], options: TrainOptions | None
+) -> torch.Tensor:
+    """Return the mean cross-entropy over all (element, action) pairs and "finished".
+
+    With `options` some words are forgotten and others heard that were never said.
+    """
     x_MF, owner_M = rows_of(data, chosen)
     g_BG = torch.from_numpy(data.g_EG[chosen])
     for features, hashed in ((x_MF, HASHED_ELEMENT_FEATURES), (g_BG, HASHED_CONTEXT_FEATURES)):
-        words = features[:, hashed.start : hashed.stop]
-        words *= torch.rand_like(words) >= dropout  # both are copies of the data
+        if options is not None:
+            words = features[:, hashed.start : hashed.stop]  # both are copies of the data
+            words *= torch.rand_like(words) >= options.word_dropout
+            words += (1 - words) * (torch.rand_like(words) < options.word_noise)
     logits_MA, finish_B = policy(x_MF, g_BG, owner_M)
     pieces = logits_MA.split(data.counts_E[chosen].tolist())
     num_actions = logits_MA.shape[1]
