@@ -1,0 +1,109 @@
+"""task-learner's routes: routines ranked, each with its evidence; and what a person decides."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from services.task_learner.learner import TaskLearner
+from services.task_learner.routines import Known
+from shared.api import Cursor, Limit, Page, decode_cursor, page
+from shared.errors import ContractError
+from shared.schemas import Routine, RoutineStatus, Trace
+
+__all__ = ["router"]
+
+
+class RoutineLine(BaseModel):
+    """One routine in the list."""
+
+    routine_id: str
+    name: str
+    status: RoutineStatus
+    origin: str
+    revision: int
+    support: int
+    num_steps: int
+    parameters: list[str]
+    median_ms: int
+    coverage: float
+    saves_ms: int = Field(description="time its executions have taken so far; ranks the list")
+
+
+class NewName(BaseModel):
+    """What a routine shall be called."""
+
+    name: Annotated[str, Field(min_length=1, max_length=120)]
+
+
+def router(logic: TaskLearner) -> APIRouter:
+    """Return the room's routes."""
+    routes = APIRouter()
+
+    @routes.get("/routines")
+    def list_routines(
+        status: RoutineStatus | None = None, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[RoutineLine]:
+        """List routines, those first that took most time; forgotten ones only if asked for."""
+        place = decode_cursor(cursor)
+        if place is not None and not (isinstance(place, list) and len(place) == 2):
+            raise ContractError("the cursor is not one that a page gave as `next`")
+        lines = sorted((_line(k) for k in logic.routines.values() if _shown(k, status)), key=_rank)
+        if place is not None:
+            lines = [line for line in lines if _rank(line) > (place[0], place[1])]
+        return page(lines[: limit + 1], limit, _rank)
+
+    @routes.get("/routines/{routine_id}")
+    def show_routine(routine_id: str) -> Routine:
+        """Show a routine with its steps, parameters and traces."""
+        return _record(logic.known(routine_id))
+
+    @routes.get("/routines/{routine_id}/traces/{trace_id}")
+    def show_trace(routine_id: str, trace_id: str) -> Trace:
+        """Show every event of one trace."""
+        return logic.trace(routine_id, trace_id)
+
+    @routes.post("/routines/{routine_id}/approve")
+    async def approve(routine_id: str) -> Routine:
+        """Approve a routine: an agent is trained for it."""
+        return await logic.decide(routine_id, RoutineStatus.APPROVED, train=True)
+
+    @routes.post("/routines/{routine_id}/ignore")
+    async def ignore(routine_id: str) -> Routine:
+        """Never propose this routine again."""
+        return await logic.decide(routine_id, RoutineStatus.IGNORED)
+
+    @routes.post("/routines/{routine_id}/rename")
+    async def rename(routine_id: str, body: NewName) -> Routine:
+        """Give a routine another name."""
+        return await logic.decide(routine_id, name=body.name)
+
+    @routes.post("/routines/{routine_id}/train")
+    async def train(routine_id: str) -> Routine:
+        """Train once more on the traces there are now."""
+        return await logic.decide(routine_id, train=True)
+
+    return routes
+
+
+def _shown(known: Known, status: RoutineStatus | None) -> bool:
+    return known.is_live if status is None else known.status is status
+
+
+def _record(known: Known) -> Routine:
+    assert known.record is not None
+    return known.record
+
+
+def _line(known: Known) -> RoutineLine:
+    record = _record(known)
+    return RoutineLine(
+        routine_id=known.routine_id, name=record.name, status=record.status, origin=record.origin,
+        revision=record.revision, support=record.support, num_steps=len(record.steps),
+        parameters=[p.name for p in record.parameters], median_ms=record.median_ms,
+        coverage=record.coverage, saves_ms=record.support * record.median_ms,
+    )  # fmt: skip
+
+
+def _rank(line: RoutineLine) -> tuple[int, str]:
+    return (-line.saves_ms, line.routine_id)

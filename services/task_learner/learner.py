@@ -1,0 +1,646 @@
+"""The room's logic: events in, routines out, with everything to go on from in the store.
+
+Reads RunMark, ForgetRange and UiEvent; writes Routine records and trace artifacts. A known routine
+gains a trace when its last step has been done and the screen after it is known; unknown ones are
+looked for each time the window has grown by a tenth.
+
+Does not cover: REST (`api.py`), what the records mean to the trainer.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.task_learner.actions import Token, UserAction
+from services.task_learner.marks import Marks, Verdict
+from services.task_learner.memory import MEMORY_TABLES, Demonstration, Memory
+from services.task_learner.mine import Finding, consensus, mine
+from services.task_learner.routines import (
+    Known,
+    KnownTrace,
+    in_time_order,
+    likeness,
+    places_of,
+    routine_id_of,
+)
+from services.task_learner.segment import (
+    MAX_SPAN,
+    Execution,
+    Pattern,
+    Vocabulary,
+    align,
+    executions,
+    fill,
+)
+from services.task_learner.settings import TaskLearnerSettings
+from services.task_learner.traces import TraceKeeper
+from shared.artifacts import Artifacts
+from shared.bus.base import Effects, Message, Port
+from shared.clock import Clock
+from shared.errors import ConflictError, ContractError, NotFound
+from shared.jobs import Job
+from shared.schemas import (
+    ForgetRange,
+    Level,
+    Origin,
+    Record,
+    Routine,
+    RoutineStatus,
+    RunMark,
+    Trace,
+    UiEvent,
+    derive_id,
+)
+from shared.topics import Room, Topic
+
+__all__ = ["TaskLearner"]
+
+_MINE_MIN = 20  # new actions before the window is searched again …
+_MINE_SHARE = 10  # … and at least this fraction (1 / n) of it
+_SAME = 0.5  # likeness from which on a finding is a known routine
+_STAYS, _ENTERS = 0.7, 0.9  # coverage below which a step leaves, from which on a new one enters
+_TICK_S = 1.0
+
+_ACTIONS = Counter("wat_task_learner_actions_total", "events by what became of them", ["outcome"])
+_HELD = Gauge("wat_task_learner_held_events", "events that wait for a run mark to end")
+_ROUTINES = Gauge("wat_task_learner_routines", "routines known", ["status"])
+_MINING_S = Histogram("wat_task_learner_mining_seconds", "time of one search of a window")
+
+_log = logging.getLogger(__name__)
+
+
+class TaskLearner:
+    """Finds routines, or is taught them."""
+
+    room: ClassVar[Room] = Room.TASK_LEARNER
+    inputs: ClassVar[tuple[Topic, ...]] = (Topic.FORGETS, Topic.RUNS, Topic.RAW_EVENTS)
+    tables: ClassVar[str] = (
+        MEMORY_TABLES
+        + """
+CREATE TABLE IF NOT EXISTS seen(
+  user_id TEXT NOT NULL, source TEXT NOT NULL, session TEXT NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY(user_id, source, session)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held(id TEXT PRIMARY KEY, event BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS marks(key TEXT PRIMARY KEY, mark BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten(id TEXT PRIMARY KEY, range BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS routines(
+  routine_id TEXT PRIMARY KEY, user_id TEXT NOT NULL, pattern TEXT NOT NULL, record BLOB NOT NULL,
+  named_by_user INTEGER NOT NULL, num_older INTEGER NOT NULL, older_until_ms INTEGER NOT NULL
+  ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS traces(
+  trace_id TEXT PRIMARY KEY, routine_id TEXT NOT NULL, trace TEXT NOT NULL) WITHOUT ROWID;
+"""
+    )
+
+    def __init__(
+        self,
+        settings: TaskLearnerSettings,
+        artifacts: Artifacts,
+        clock: Clock,
+        snapshot_bytes: Callable[[str], bytes],
+    ) -> None:
+        self.routines: dict[str, Known] = {}
+        self._settings = settings
+        self._clock = clock
+        self._traces = TraceKeeper(artifacts, snapshot_bytes, settings.kept_traces)
+        self.port: Port
+
+    async def start(self, port: Port) -> None:
+        """Load everything from the store."""
+        self.port = port
+        self.routines.clear()
+        self._memories: dict[str, Memory] = {}
+        self._pending: dict[str, list[tuple[str, UserAction]]] = defaultdict(list)
+        self._ends: dict[str, dict[Token, list[str]]] = {}  # which routines a token ends, by user
+        self._heard_s: dict[str, float] = {}  # when a user's demonstration was last added to
+        store = port.store
+        self._seen = {
+            (u, s, n): q for u, s, n, q in store.query("SELECT * FROM seen")
+        }  # fmt: skip
+        self._marks = Marks()
+        for (raw,) in store.query("SELECT mark FROM marks"):
+            self._marks.add(RunMark.model_validate_json(raw))
+        self._held = OrderedDict(
+            (i, (UiEvent.model_validate_json(raw), raw))
+            for i, raw in store.query("SELECT id, event FROM held ORDER BY rowid")
+        )
+        self._forgotten: dict[str | None, list[ForgetRange]] = defaultdict(list)
+        for (raw,) in store.query("SELECT range FROM forgotten"):
+            forget = ForgetRange.model_validate_json(raw)
+            self._forgotten[forget.session].append(forget)
+        self._load_routines()
+        for (user_id,) in store.query("SELECT DISTINCT user_id FROM actions"):
+            memory = self._memory(user_id)
+            self._await_ends(memory, memory.actions[-MAX_SPAN:])
+        self._measure()
+
+    def handle(self, record: Record, message: Message, effects: Effects) -> None:
+        """Take in a mark, a range to forget or an event. Raises ContractError for anything else."""
+        match record:
+            case UiEvent():
+                self._on_event(record, message.value, effects)
+            case RunMark():
+                self._on_mark(record, message.value, effects)
+            case ForgetRange():
+                self._on_forget(record, message.value, effects)
+            case _ if message.topic == Topic.RUNS:
+                return  # how a run ended teaches nothing
+            case _:
+                raise ContractError(f"{self.room} does not read {record.record_type}")
+
+    async def work(self, job: Job, port: Port) -> Effects:
+        """Refuse: this room asks for no long work."""
+        raise NotFound(f"{self.room} knows no work of kind {job.kind}")
+
+    async def background(self, stop: asyncio.Event) -> None:
+        """End what only silence ends: demonstrations, and the leases of run marks."""
+        while not stop.is_set():
+            effects = Effects(self.room)
+            self.tick(effects)
+            if effects:
+                await self._commit(effects)
+            try:
+                await asyncio.wait_for(stop.wait(), _TICK_S)
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+    def tick(self, effects: Effects) -> None:
+        """Do what is due by the clock."""
+        idle_s = self._settings.teaching_idle_ms / 1000
+        now_s = self._clock.boottime_ms() / 1000
+        for user_id, heard_s in list(self._heard_s.items()):
+            if now_s - heard_s >= idle_s:
+                del self._heard_s[user_id]
+                memory = self._memory(user_id)
+                memory.finish_showings()
+                self._learn_showings(memory, effects)
+        if self._held:
+            self._release(self._clock.boot_id, self._clock.boottime_ms(), effects)
+
+    # ---- what a person decides ---------------------------------------------------------------
+
+    async def decide(
+        self, routine_id: str, status: RoutineStatus | None = None, name: str | None = None,
+        train: bool = False,
+    ) -> Routine:  # fmt: skip
+        """Set status or name, or ask for a training; durable on return.
+
+        Raises NotFound, ConflictError.
+        """
+        known = self.known(routine_id)
+        if not known.is_live or known.record is None:
+            raise ConflictError(f"routine {routine_id} has been forgotten: show it again")
+        if train and known.record.level is Level.STRUCTURE:
+            raise ConflictError(
+                f"routine {routine_id} touches an application whose values are not kept: "
+                "allow `values` for it and show the routine again"
+            )
+        known.status = status or known.status
+        if name is not None:
+            known.name, known.named_by_user = name, True
+        known.train += train
+        effects = Effects(self.room)
+        record = self._publish(known, effects)
+        await self._commit(effects)
+        if self.routines.get(routine_id) is not known:  # reloaded while the commit was under way
+            await self.start(self.port)
+        return record
+
+    def known(self, routine_id: str) -> Known:
+        """Return a routine. Raises NotFound."""
+        known = self.routines.get(routine_id)
+        if known is None:
+            raise NotFound(f"there is no routine {routine_id}")
+        return known
+
+    def trace(self, routine_id: str, trace_id: str) -> Trace:
+        """Return one trace with every event. Raises NotFound, ArtifactError."""
+        trace = self.known(routine_id).traces.get(trace_id)
+        if trace is None:
+            raise NotFound(f"routine {routine_id} has no trace {trace_id}")
+        return self._traces.read(trace)
+
+    # ---- events --------------------------------------------------------------------------------
+
+    def _on_event(self, event: UiEvent, raw: bytes, effects: Effects) -> None:
+        place = (event.user_id, event.source.value, event.session)
+        if event.seq <= self._seen.get(place, -1):
+            _ACTIONS.labels("duplicate").inc()
+            return
+        self._seen[place] = event.seq
+        effects.write("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (*place, event.seq))
+        if self._is_forgotten(event):
+            _ACTIONS.labels("forgotten").inc()
+            return
+        if event.boot_id is not None and event.boottime_ms is not None and self._held:
+            self._release(event.boot_id, event.boottime_ms, effects)
+        verdict = self._marks.judge(event)
+        if verdict is Verdict.OWN:
+            _ACTIONS.labels("own").inc()
+        elif verdict is Verdict.HELD:
+            self._held[event.id] = (event, raw)
+            effects.write("INSERT OR REPLACE INTO held VALUES (?, ?)", (event.id, raw))
+            _HELD.set(len(self._held))
+        else:
+            self._learn(event, raw, effects)
+
+    def _learn(self, event: UiEvent, raw: bytes, effects: Effects) -> None:
+        memory = self._memory(event.user_id)
+        action = memory.take(event, raw, effects)
+        _ACTIONS.labels("dropped" if action is None else "kept").inc()
+        if event.demonstration is not None:
+            self._heard_s[event.user_id] = self._clock.boottime_ms() / 1000
+        if memory.showings:
+            self._learn_showings(memory, effects)
+        if action is not None and event.demonstration is None:
+            self._await_ends(memory, [action])
+        if self._pending[event.user_id]:
+            self._complete(memory, effects)
+        grown = memory.next_position - memory.mined
+        if grown >= max(_MINE_MIN, len(memory.actions) // _MINE_SHARE):
+            self._mine(memory, effects)
+
+    def _await_ends(self, memory: Memory, actions: Sequence[UserAction]) -> None:
+        """Note which actions may have ended an execution; whether they did is seen later."""
+        ends = self._ends.get(memory.user_id)
+        if ends is None:
+            ends = self._ends[memory.user_id] = defaultdict(list)
+            for known in self.routines.values():
+                if known.user_id == memory.user_id and known.origin is Origin.MINED:
+                    ends[known.pattern.end].append(known.routine_id)
+        for action in actions:
+            for routine_id in ends.get(memory.vocabulary.token(action), ()):
+                self._pending[memory.user_id].append((routine_id, action))
+
+    def _complete(self, memory: Memory, effects: Effects) -> None:
+        """Take the executions whose last action has been followed by a screen."""
+        still, changed = [], {}
+        for routine_id, action in self._pending[memory.user_id]:
+            known = self.routines.get(routine_id)
+            if known is None or not known.is_live:
+                continue
+            if not memory.is_settled(action):
+                still.append((routine_id, action))
+                continue
+            stop = memory.index_of(action) + 1
+            if stop > len(memory.actions) or memory.actions[stop - 1] is not action:
+                continue
+            tail = memory.actions[max(0, stop - MAX_SPAN) : stop]
+            found = executions(
+                known.pattern,
+                [memory.vocabulary.token(a) for a in tail],
+                [a.event.time_ms for a in tail],
+            )
+            if found and found[-1].indices[-1] == len(tail) - 1 and self._traces.take(
+                known, tail, found[-1:], effects
+            ):
+                changed[routine_id] = known
+        self._pending[memory.user_id] = still
+        for known in changed.values():
+            self._update(known, effects)
+
+    def _mine(self, memory: Memory, effects: Effects) -> None:
+        """Look for routines in the whole window."""
+        started_s = time.perf_counter()
+        vocabulary = Vocabulary.of(memory.actions)
+        findings = mine(memory.actions, vocabulary)
+        memory.note_mined(vocabulary, effects)
+        self._pending[memory.user_id].clear()
+        matched: set[str] = set()
+        for finding in findings:
+            known = self._match(memory, finding, matched)
+            if known is None:
+                continue
+            matched.add(known.routine_id)
+            self._adopt(known, memory, finding, vocabulary, effects)
+        self._retract(memory, matched, effects)
+        self._ends.pop(memory.user_id, None)
+        self._await_ends(memory, memory.actions[-MAX_SPAN:])
+        self._measure()
+        _MINING_S.observe(time.perf_counter() - started_s)
+
+    def _match(self, memory: Memory, finding: Finding, matched: set[str]) -> Known | None:
+        """Return the routine a finding is, a new one where none is alike, None for a taught one."""
+        rivals = [
+            (likeness(k.pattern, finding.pattern), k)
+            for k in self.routines.values()
+            if k.user_id == memory.user_id and k.routine_id not in matched
+        ]
+        best = max(rivals, key=lambda r: (r[0], r[1].is_live), default=None)
+        if best is not None and best[0] >= _SAME:
+            return None if best[1].origin is Origin.TAUGHT and best[1].is_live else best[1]
+        routine_id = routine_id_of(memory.user_id, finding.pattern)
+        known = self.routines.get(routine_id)
+        if known is None:
+            known = Known(routine_id, memory.user_id, Origin.MINED, finding.pattern)
+            self.routines[routine_id] = known
+        return known
+
+    def _adopt(
+        self, known: Known, memory: Memory, finding: Finding, vocabulary: Vocabulary,
+        effects: Effects,
+    ) -> None:  # fmt: skip
+        """Take over a finding: its steps, unless the known ones hold as well, and its traces."""
+        actions = memory.actions
+        tokens = [vocabulary.token(a) for a in actions]
+        times = [a.event.time_ms for a in actions]
+        found: Sequence[Execution] = finding.executions
+        changed = revive = not known.is_live
+        if finding.pattern != known.pattern:
+            old = executions(known.pattern, tokens, times)
+            if not revive and _holds(known.pattern, old, finding):
+                found = old
+            else:
+                known.change_pattern(finding.pattern)
+                changed = True
+        if revive:
+            known.status = RoutineStatus.PROVISIONAL
+        settled = [e for e in found if memory.is_settled(actions[e.indices[-1]])]
+        taken = self._traces.take(known, actions, settled, effects)
+        ends = {derive_id(known.routine_id, actions[e.indices[-1]].event.id) for e in found}
+        first_ms = actions[0].event.time_ms
+        stale = [
+            t for t in known.traces.values() if t.started_ms >= first_ms and t.trace_id not in ends
+        ]
+        for trace in stale:
+            self._traces.drop(known, trace, effects)
+        known.coverage = len({i for e in found for i in e.indices}) / len(actions)
+        if len(known.traces) < 2:
+            self._delete(known, effects)
+        elif changed or taken or stale:
+            self._update(known, effects, force=changed or bool(stale))
+
+    def _retract(self, memory: Memory, matched: set[str], effects: Effects) -> None:
+        """Take back what was only provisional and is no longer found while it is still in view."""
+        if not memory.actions:
+            return
+        first_ms = memory.actions[0].event.time_ms
+        for known in list(self.routines.values()):
+            if (
+                known.user_id == memory.user_id
+                and known.origin is Origin.MINED
+                and known.routine_id not in matched
+                and known.status in (RoutineStatus.PROVISIONAL, RoutineStatus.CONFIRMED)
+                and all(t.started_ms >= first_ms for t in known.traces.values())
+            ):
+                self._delete(known, effects)
+
+    def _learn_showings(self, memory: Memory, effects: Effects) -> None:
+        """Make traces of the demonstrations that have ended."""
+        ended: dict[str, list[Demonstration]] = defaultdict(list)
+        for showing in memory.showings.values():
+            last = showing.actions[-1:]
+            if not showing.is_open and last and memory.is_settled(last[0]):
+                ended[showing.name].append(showing)
+        for name, showings in ended.items():
+            routine_id = derive_id(memory.user_id, "taught", name)
+            known = self.routines.get(routine_id)
+            ids = {s.key: derive_id(routine_id, s.actions[0].event.id) for s in showings}
+            if known is not None and all(
+                ids[s.key] in known.traces
+                and known.traces[ids[s.key]].final == s.actions[-1].after
+                and known.traces[ids[s.key]].num_actions == len(s.actions)
+                for s in showings
+            ):
+                continue
+            self._teach(memory, name, showings, effects)
+
+    def _teach(
+        self, memory: Memory, name: str, showings: Sequence[Demonstration], effects: Effects
+    ) -> None:
+        """Learn a routine from its demonstrations: what they have in common are its steps."""
+        numbers: dict[Token, int] = {}
+        rows = [
+            [numbers.setdefault(memory.vocabulary.token(a), len(numbers)) for a in s.actions]
+            for s in showings
+        ]
+        names = list(numbers)
+        plan = consensus(rows)
+        if not plan:
+            return
+        pattern = Pattern(tuple(names[n] for n in plan))
+        routine_id = derive_id(memory.user_id, "taught", name)
+        known = self.routines.get(routine_id)
+        if known is None:
+            known = Known(routine_id, memory.user_id, Origin.TAUGHT, pattern, name, True)
+            self.routines[routine_id] = known
+        if not known.is_live:
+            known.status = RoutineStatus.PROPOSED
+        if known.pattern != pattern:
+            known.change_pattern(pattern)
+        for showing, row in zip(showings, rows, strict=True):
+            places = [j for j, n in enumerate(row) if names[n] in pattern.numbers]
+            seen = [pattern.numbers[names[row[j]]] for j in places]
+            steps = fill(
+                pattern, seen, places, align([pattern.numbers[t] for t in pattern.tokens], seen)
+            )
+            execution = Execution(tuple(None if j is None else places[j] for j in steps), 0)
+            if execution.indices:
+                self._traces.take(known, showing.actions, [execution], effects, whole=True)
+        if known.traces:
+            self._update(known, effects)
+
+    def _update(self, known: Known, effects: Effects, force: bool = False) -> None:
+        """Write new traces; look at all of them again, and publish, where that is due."""
+        if known.record is not None and not force and not known.is_due():
+            self._traces.write_fresh(known, effects)
+            return
+        if known.update(self._settings):
+            self._traces.write_all(known, effects)
+        else:
+            self._traces.write_fresh(known, effects)
+        self._publish(known, effects)
+        self._measure()
+
+    # ---- marks and forgetting --------------------------------------------------------------
+
+    def _on_mark(self, mark: RunMark, raw: bytes, effects: Effects) -> None:
+        key, present, dropped = self._marks.add(mark)
+        stored = raw if present is mark else present.model_dump_json(exclude_none=True).encode()
+        effects.write("INSERT OR REPLACE INTO marks VALUES (?, ?)", (key, stored))
+        for old in dropped:
+            effects.write("DELETE FROM marks WHERE key = ?", (old,))
+        if self._held:
+            self._release(mark.boot_id, mark.renewed_boottime_ms, effects)
+
+    def _release(self, boot_id: str, now_boottime_ms: int, effects: Effects) -> None:
+        """Judge held events again; `now` is an instant of that boot that has passed."""
+        for event_id, (event, raw) in list(self._held.items()):
+            now = now_boottime_ms if event.boot_id == boot_id else None
+            verdict = self._marks.judge(event, now)
+            if verdict is Verdict.HELD:
+                continue
+            del self._held[event_id]
+            effects.write("DELETE FROM held WHERE id = ?", (event_id,))
+            _ACTIONS.labels(verdict.value).inc()
+            if verdict is Verdict.FREE:
+                self._learn(event, raw, effects)
+        _HELD.set(len(self._held))
+
+    def _is_forgotten(self, event: UiEvent) -> bool:
+        if not self._forgotten:
+            return False
+        ranges = (*self._forgotten.get(event.session, ()), *self._forgotten.get(None, ()))
+        return any(_covers(r, event.user_id, *places_of([event])[0], event.time_ms) for r in ranges)
+
+    def _on_forget(self, forget: ForgetRange, raw: bytes, effects: Effects) -> None:
+        """Delete what was derived from these events."""
+        self._forgotten[forget.session].append(forget)
+        effects.write("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (forget.id, raw))
+        for event_id, (event, _) in list(self._held.items()):
+            if _covers(forget, event.user_id, *places_of([event])[0], event.time_ms):
+                del self._held[event_id]
+                effects.write("DELETE FROM held WHERE id = ?", (event_id,))
+        memory = self._memories.get(forget.user_id)
+        if memory is not None:
+            gone = [
+                a for a in memory.all_actions()
+                if _covers(
+                    forget, a.event.user_id, *places_of([a.event])[0], a.event.time_ms
+                )
+            ]  # fmt: skip
+            touched = {id(a) for a in gone}
+            gone += [
+                a for s in memory.showings.values() for a in s.actions
+                if id(a) not in touched and any(id(b) in touched for b in s.actions)
+            ]  # fmt: skip
+            memory.remove(gone, effects)
+        self._traces.forget_screens()
+        for known in list(self.routines.values()):
+            if known.user_id == forget.user_id and known.is_live:
+                self._forget_traces(known, forget, effects)
+        if memory is not None:
+            self._mine(memory, effects)  # its vocabulary, too, may have come from what is gone
+
+    def _forget_traces(self, known: Known, forget: ForgetRange, effects: Effects) -> None:
+        gone = [
+            t for t in known.traces.values()
+            if any(_covers(forget, known.user_id, *place, t.ended_ms) for place in t.places)
+        ]  # fmt: skip
+        if forget.session is None and known.older_until_ms <= forget.time_ms:
+            known.num_older = 0
+        for trace in gone:
+            self._traces.drop(known, trace, effects)
+        if not known.traces:
+            self._delete(known, effects)
+        elif gone:
+            known.update(self._settings)
+            known.revision += known.revision == (known.record.revision if known.record else 0)
+            self._traces.write_all(known, effects)  # names may have come from what is gone
+            self._publish(known, effects)
+
+    def _delete(self, known: Known, effects: Effects) -> None:
+        """Say that a routine is gone; one that was never published just goes."""
+        for trace in list(known.traces.values()):
+            self._traces.drop(known, trace, effects)
+        if known.record is None:
+            self.routines.pop(known.routine_id, None)
+            return
+        if not known.is_live:
+            return
+        known.status, known.num_older, known.train = RoutineStatus.DELETED, 0, 0
+        known.named_by_user = known.origin is Origin.TAUGHT
+        self._publish(known, effects)
+        self._measure()
+
+    # ---- store ---------------------------------------------------------------------------------
+
+    def _publish(self, known: Known, effects: Effects) -> Routine:
+        record = known.to_record(self._clock.time_ms())
+        effects.publish(record)
+        effects.write(
+            "INSERT OR REPLACE INTO routines VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                known.routine_id, known.user_id, json.dumps(known.pattern.tokens),
+                record.model_dump_json(exclude_none=True).encode(), int(known.named_by_user),
+                known.num_older, known.older_until_ms,
+            ),
+        )  # fmt: skip
+        return record
+
+    async def _commit(self, effects: Effects) -> None:
+        try:
+            await self.port.commit(effects)
+        except Exception:
+            await self.start(self.port)
+            raise
+
+    def _memory(self, user_id: str) -> Memory:
+        memory = self._memories.get(user_id)
+        if memory is None:
+            memory = Memory(
+                user_id,
+                self._settings.window_actions,
+                self._settings.result_wait_ms,
+                self._traces.place,
+            )
+            memory.load(self.port.store)
+            self._memories[user_id] = memory
+            if any(showing.is_open for showing in memory.showings.values()):
+                self._heard_s[user_id] = self._clock.boottime_ms() / 1000
+        return memory
+
+    def _load_routines(self) -> None:
+        store = self.port.store
+        for routine_id, user_id, pattern, raw, named, older, until in store.query(
+            "SELECT * FROM routines"
+        ):
+            record = Routine.model_validate_json(raw)
+            known = Known(
+                routine_id, user_id, record.origin,
+                Pattern(tuple(Token(*row) for row in json.loads(pattern))),
+                record.name, bool(named), record.status, record.revision, record.train,
+                older, until, coverage=record.coverage, record=record,
+            )  # fmt: skip
+            rows = store.query("SELECT trace FROM traces WHERE routine_id = ?", (routine_id,))
+            known.traces = in_time_order(KnownTrace.load(text) for (text,) in rows)
+            known.restore_flow()
+            self.routines[routine_id] = known
+
+    def _measure(self) -> None:
+        for status in RoutineStatus:
+            _ROUTINES.labels(status.value).set(
+                sum(k.status is status for k in self.routines.values())
+            )
+        _HELD.set(len(self._held))
+
+
+def _covers(
+    forget: ForgetRange, user_id: str, source: str, session: str, seq: int, time_ms: int
+) -> bool:
+    """Tell whether a range to forget names the event at this place."""
+    if forget.user_id != user_id or (forget.source is not None and forget.source.value != source):
+        return False
+    if forget.session is None:
+        return time_ms <= forget.time_ms
+    last = forget.last_seq if forget.last_seq is not None else seq
+    return forget.session == session and forget.first_seq <= seq <= last
+
+
+def _holds(pattern: Pattern, found: Sequence[Execution], finding: Finding) -> bool:
+    """Tell whether known steps still explain the log, so that they need not change."""
+    if len(found) < 0.95 * len(finding.executions):
+        return False
+    seldom = any(
+        sum(e.steps[i] is not None for e in found) < _STAYS * len(found)
+        for i in range(len(pattern.tokens))
+    )
+    new = [
+        i for i, token in enumerate(finding.pattern.tokens) if token not in pattern.numbers
+    ]  # fmt: skip
+    firm = any(
+        sum(e.steps[i] is not None for e in finding.executions)
+        >= _ENTERS * len(finding.executions)
+        for i in new
+    )
+    return not seldom and not firm
+

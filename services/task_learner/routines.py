@@ -1,0 +1,254 @@
+"""A routine as the learner keeps it: pattern, traces, values, decisions; and its record.
+
+Pure. The record on `tasks` follows from it; whether that is due is said here too.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from statistics import median
+
+from services.task_learner.actions import DATA_ROLES, Token
+from services.task_learner.dataflow import Flow, StepValue, find_flow
+from services.task_learner.segment import Pattern
+from services.task_learner.settings import TaskLearnerSettings
+from shared.schemas import (
+    Action,
+    Level,
+    Origin,
+    Routine,
+    RoutineStatus,
+    Step,
+    TraceRef,
+    UiEvent,
+    derive_id,
+)
+
+__all__ = [
+    "DECIDED",
+    "Known",
+    "KnownTrace",
+    "default_name",
+    "in_time_order",
+    "likeness",
+    "places_of",
+    "routine_id_of",
+]
+
+DECIDED = frozenset({RoutineStatus.APPROVED, RoutineStatus.IGNORED})
+"""What a person has decided is not changed by more evidence."""
+
+_ALWAYS_UP_TO = 50  # traces up to which each new one is published
+_GROWTH = 1.05  # … and from there on each growth by this factor
+
+
+@dataclass
+class KnownTrace:
+    """One trace: where its artifact is, which events it has, what values its steps carry."""
+
+    trace_id: str
+    digest: str
+    session: str
+    started_ms: int
+    ended_ms: int
+    level: Level
+    event_ids: tuple[str, ...]
+    places: tuple[tuple[str, str, int], ...]  # source, session, seq of each event
+    values: list[StepValue | None]
+    final: str | None
+    num_actions: int = 0  # of a demonstration, noise included
+
+    def dump(self) -> str:
+        """Return the trace as JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def load(cls, text: str) -> "KnownTrace":
+        """Read what `dump` wrote."""
+        raw = json.loads(text)
+        values = [
+            None if v is None else StepValue(**{**v, "seen": tuple(tuple(p) for p in v["seen"])})
+            for v in raw["values"]
+        ]
+        return cls(
+            **{
+                **raw, "values": values, "level": Level(raw["level"]),
+                "event_ids": tuple(raw["event_ids"]),
+                "places": tuple(tuple(p) for p in raw["places"]),
+            }
+        )  # fmt: skip
+
+
+@dataclass
+class Known:
+    """One routine and all that is known about it."""
+
+    routine_id: str
+    user_id: str
+    origin: Origin
+    pattern: Pattern
+    name: str = ""
+    named_by_user: bool = False
+    status: RoutineStatus = RoutineStatus.PROVISIONAL
+    revision: int = 0
+    train: int = 0
+    num_older: int = 0  # traces no longer kept
+    older_until_ms: int = -1  # … which ended no later than this
+    traces: dict[str, KnownTrace] = field(default_factory=dict)  # by id, in order of time
+    flow: Flow = Flow((), (), ())
+    coverage: float = 0.0
+    record: Routine | None = None  # as published last
+    fresh: dict[str, list[UiEvent]] = field(default_factory=dict)  # events of traces to be written
+
+    @property
+    def support(self) -> int:
+        """Return the number of traces seen."""
+        return self.num_older + len(self.traces)
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether there is still something it was learned from."""
+        return self.status is not RoutineStatus.DELETED
+
+    def is_due(self) -> bool:
+        """Tell whether the traces have grown enough to look at them all again."""
+        last = self.record.support if self.record is not None else 0
+        return self.support <= _ALWAYS_UP_TO or self.support >= _GROWTH * last
+
+    def update(self, settings: TaskLearnerSettings) -> bool:
+        """Derive parameters, status and name from the traces; tell whether steps or parameters
+        changed, which raises the revision.
+        """
+        self.flow = find_flow(len(self.pattern.tokens), [t.values for t in self.traces.values()])
+        if self.status not in DECIDED:
+            self.status = self._status(settings)
+        if not self.named_by_user:
+            self.name = default_name(self.pattern, self.flow)
+        steps = tuple(s.model_copy(update={"coverage": 1.0}) for s in self.steps())
+        before = self.record
+        known = before is not None and (
+            tuple(s.model_copy(update={"coverage": 1.0}) for s in before.steps) == steps
+            and before.parameters == self.flow.parameters
+        )
+        if not known:
+            self.revision += 1
+        return not known
+
+    def change_pattern(self, pattern: Pattern) -> None:
+        """Take other steps; the traces keep what they have of them."""
+        old: dict[tuple[Token, int], int] = {}
+        nth: Counter[Token] = Counter()
+        for step, token in enumerate(self.pattern.tokens):
+            old[token, nth[token]] = step
+            nth[token] += 1
+        nth.clear()
+        sources: list[int | None] = []
+        for token in pattern.tokens:
+            sources.append(old.get((token, nth[token])))
+            nth[token] += 1
+        for trace in self.traces.values():
+            ids, values = trace.event_ids, trace.values
+            trace.event_ids = tuple("" if s is None else ids[s] for s in sources)
+            trace.values = [None if s is None else values[s] for s in sources]
+        self.pattern = pattern
+
+    def restore_flow(self) -> None:
+        """Derive the parameters again after a restart."""
+        self.flow = find_flow(len(self.pattern.tokens), [t.values for t in self.traces.values()])
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps as the record shows them."""
+        rows = [t.event_ids for t in self.traces.values()]
+        return tuple(
+            _step(
+                token, self.flow.of_step[i], self.flow.constants[i],
+                sum(bool(row[i]) for row in rows) / len(rows) if rows else 1.0,
+            )
+            for i, token in enumerate(self.pattern.tokens)
+        )  # fmt: skip
+
+    def to_record(self, time_ms: int) -> Routine:
+        """Return the record, and remember it as published."""
+        traces = list(self.traces.values())
+        level = Level.STRUCTURE if any(t.level is Level.STRUCTURE for t in traces) else Level.VALUES
+        gone = not self.is_live
+        self.record = Routine(
+            id=derive_id(
+                self.routine_id, self.revision, self.support, self.status.value, self.train,
+                self.name, time_ms,
+            ),
+            time_ms=time_ms, routine_id=self.routine_id, revision=max(1, self.revision),
+            user_id=self.user_id, name="(forgotten)" if gone else self.name, origin=self.origin,
+            status=self.status, level=level,
+            applications=tuple(sorted({t.application for t in self.pattern.tokens if not gone})),
+            steps=() if gone else self.steps(),
+            parameters=() if gone else self.flow.parameters,
+            support=0 if gone else self.support, coverage=0.0 if gone else self.coverage,
+            median_ms=int(median(t.ended_ms - t.started_ms for t in traces)) if traces else 0,
+            traces=tuple(
+                TraceRef(trace_id=t.trace_id, digest=t.digest, session=t.session,
+                         started_ms=t.started_ms, ended_ms=t.ended_ms)
+                for t in traces
+            ),
+            train=self.train,
+        )  # fmt: skip
+        return self.record
+
+    def _status(self, settings: TaskLearnerSettings) -> RoutineStatus:
+        if self.origin is Origin.TAUGHT or self.support >= settings.propose_after:
+            return RoutineStatus.PROPOSED
+        if self.support >= settings.confirm_after:
+            return RoutineStatus.CONFIRMED
+        return RoutineStatus.PROVISIONAL
+
+
+def routine_id_of(user_id: str, pattern: Pattern) -> str:
+    """Return the id a routine gets when it is first found."""
+    return derive_id(user_id, *("\n".join(token) for token in pattern.tokens))
+
+
+def likeness(first: Pattern, second: Pattern) -> float:
+    """Return what share of their steps two patterns have in common, 0 to 1 (Jaccard)."""
+    a, b = Counter(map(_coarse, first.tokens)), Counter(map(_coarse, second.tokens))
+    return (a & b).total() / (a | b).total()
+
+
+def default_name(pattern: Pattern, flow: Flow) -> str:
+    """Return a readable name from the routine's own elements."""
+    end = next(
+        (t for t in reversed(pattern.tokens) if t.action.startswith(("click", "double"))
+         and t.label and not t.label.startswith("@")),
+        pattern.end,
+    )  # fmt: skip
+    words = end.label.lstrip("@") or end.action
+    tail = next((p for p in reversed(re.split(r"[/?#]+", end.document)) if p), "")
+    if " " not in words and tail and tail.lower() != words.lower():
+        words = f"{words}: {tail}"
+    fields = len({t for t in pattern.tokens if t.action in ("edit", "select")})
+    return f"{words} ({fields} field{'' if fields == 1 else 's'})"[:120]
+
+
+def places_of(events: Iterable[UiEvent]) -> tuple[tuple[str, str, int], ...]:
+    """Return source, session and seq of each event."""
+    return tuple((e.source.value, e.session, e.seq) for e in events)
+
+
+def in_time_order(traces: Iterable[KnownTrace]) -> dict[str, KnownTrace]:
+    """Return traces by id, the oldest first."""
+    return {t.trace_id: t for t in sorted(traces, key=lambda t: (t.ended_ms, t.trace_id))}
+
+
+def _coarse(token: Token) -> Token:
+    return token._replace(label="") if token.role in DATA_ROLES else token
+
+
+def _step(token: Token, parameter: str | None, constant: str | None, coverage: float) -> Step:
+    action, _, keys = token.action.partition(" ")
+    return Step(
+        action=Action(action), application=token.application,
+        document=token.document or None, role=token.role or None,
+        label=None if not token.label or token.label.startswith("@") else token.label,
+        parameter=parameter, constant=keys or constant, coverage=coverage,
+    )  # fmt: skip
