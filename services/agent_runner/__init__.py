@@ -1,4 +1,6 @@
 """agent-runner: verifies agent modules and runs them in a sandbox against an actuator.
 
-Reads `models` and `forgets`. Writes `runs`: marks of what it did itself, and outcomes.
+Reads `forgets`, `tasks` and `models`. Writes `runs`: marks of what it did itself, and outcomes.
+Promises: nothing that was not granted, no act twice, nothing done after the kill switch, and no
+record called done that was not read back.
 """

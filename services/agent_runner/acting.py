@@ -230,11 +230,11 @@ class RecordWork:
         self._tried.add(tried)
         element = _element(snapshot, index)
         async with tools.gate.act():
-            if not self._run.dry_run or element.role == "link":
-                await tools.marks.cover(tools.actuator.target)
+            await tools.marks.cover(tools.actuator.target)
             await self._commit_intent(step)
             step, ends_here = await self._perform(step, index, outcome)
         if step.came is Came.REFUSED:
+            tools.gate.check()  # refused by the kill switch, not by the page
             return Ending(RunState.STOPPED, step.note)
         self._history.append(step_of(element, step.op or "", outcome.slot))
         if ends_here:
@@ -273,19 +273,25 @@ class RecordWork:
     ) -> Ending | None:
         """Look whether a step in doubt had its effect; None: it had, go on."""
         tools = self._tools
-        await tools.actuator.settle(tools.settings.settle_timeout_ms)
-        snapshot = await tools.actuator.observe()
-        if text is not None and _holds(snapshot, element, text):
-            await self._commit_outcome(step.model_copy(update={"came": Came.DONE}))
-            return None
-        if not step.shows_result and read_back(tools.manifest, snapshot, self._values) is None:
-            await self._commit_outcome(step.model_copy(update={"came": Came.DONE}))
-            return Ending(RunState.DONE, f"confirmed by reading back: {step.note}")
-        return Ending(
+        doubt = Ending(
             RunState.IN_DOUBT,
             f"{step.in_words} may or may not have happened ({step.note}): look at the page before "
             "running this record again",
         )
+        try:
+            await tools.actuator.settle(tools.settings.settle_timeout_ms)
+            snapshot = await tools.actuator.observe()
+        except ActuatorError:
+            return doubt
+        if text is not None:
+            if not _holds(snapshot, element, text):
+                return Ending(RunState.STOPPED, step.note)
+            await self._commit_outcome(step.model_copy(update={"came": Came.DONE}))
+            return None
+        if step.shows_result or read_back(tools.manifest, snapshot, self._values) is not None:
+            return doubt
+        await self._commit_outcome(step.model_copy(update={"came": Came.DONE}))
+        return Ending(RunState.DONE, "confirmed by reading back")
 
     async def _confirm(self) -> Ending:
         """Read the result back; only what is seen is done."""

@@ -1,4 +1,4 @@
-"""REST of the agent-runner: agents, runs and their evidence, approvals, the kill switch, grants."""
+"""REST of the agent-runner: agents, runs and evidence, approvals, the kill switch, grants."""
 
 from typing import Annotated, Literal
 

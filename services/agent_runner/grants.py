@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
-from urllib.parse import urlsplit
 
+from shared import texts
 from shared.bus.base import Effects
 from shared.errors import GrantDenied
 from shared.manifest import Manifest
 from shared.schemas import Frozen, derive_id
 from shared.store import Store
+from shared.texts import split_url
 
 __all__ = [
     "TABLES",
@@ -45,8 +46,8 @@ Pair = tuple[str, str]  # operation, origin
 
 def origin_of(document: str | None) -> str:
     """Return scheme, host and port of a document's address, or "" where it has none."""
-    parts = urlsplit(document or "")
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else ""
+    parts = split_url(document or "")
+    return texts.origin_of(parts) if parts is not None and parts.hostname else ""
 
 
 class Grant(Frozen):
