@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import Protocol, cast, get_type_hints
 
 import uvicorn
 from fastapi import APIRouter
@@ -31,8 +31,6 @@ _log = logging.getLogger(__name__)
 class _RoomMain(Protocol):
     """What each room's main.py offers."""
 
-    Settings: type[RoomSettings]
-
     def build(
         self, settings: RoomSettings, common: CommonSettings, clock: Clock
     ) -> tuple[RoomLogic, APIRouter]: ...
@@ -44,8 +42,9 @@ def build_service(room: Room, common: CommonSettings, clock: Clock, **values: ob
     The room is imported here and not above: each image holds only its own.
     """
     main = cast("_RoomMain", importlib.import_module(f"services.{room.package}.main"))
-    refuse_unknown([CommonSettings, main.Settings])
-    logic, router = main.build(load(main.Settings, **values), common, clock)
+    settings: type[RoomSettings] = get_type_hints(main.build)["settings"]
+    refuse_unknown([CommonSettings, settings])
+    logic, router = main.build(load(settings, **values), common, clock)
     return Service(logic, router, common, clock)
 
 
