@@ -35,7 +35,7 @@ class Screen:
         self._roles: dict[int, tuple[str, int | None]] = {}
         for element in snapshot.elements:
             self._roles[element.index] = (element.role, element.parent)
-            place = (element.label, element.role, snapshot.document)
+            place: Place = (element.label, element.role, snapshot.document)
             for text in (element.text, element.value, element.name):
                 key = _key(text)
                 if key is not None and place not in self.places[key]:
@@ -92,11 +92,13 @@ def trace_values(
         assert event is not None
         own = screens.get(event.snapshot) if event.snapshot is not None else None
         element = event.element
-        field = (element.label, element.role, event.document) if element is not None else None
+        field: Place | None = None
+        if element is not None:
+            field = (element.label, element.role, event.document)
         if own is not None and event.snapshot not in done:
             done.add(str(event.snapshot))
-            for key, places in own.places.items():
-                shown[key] += [p for p in places if p not in shown[key]]
+            for text_key, places in own.places.items():
+                shown[text_key] += [p for p in places if p not in shown[text_key]]
         text = value_of(event)
         if text is None or element is None:
             continue
@@ -210,10 +212,14 @@ def _source(group: Sequence[int], columns: Sequence[Sequence[StepValue | None]])
     if not enough:
         return None
     own = Counter(
-        (v.label, v.role, v.document) for s in group for v in columns[s] if v is not None and v.chosen
+        (v.label, v.role, v.document)
+        for step in group
+        for v in columns[step]
+        if v is not None and v.chosen
     )
     # Of several places a labelled one, then the one that was clicked on, then the commonest.
-    return max(enough, key=lambda p: (p[0] is not None, own[p], enough[p], str(p)))
+    ranked = sorted(enough, key=lambda p: (p[0] is not None, own[p], enough[p], str(p)))
+    return ranked[-1]
 
 
 def _name(label: str, taken: set[str]) -> str:

@@ -17,6 +17,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from services.task_learner.actions import Token, UserAction, value_of
@@ -187,7 +188,7 @@ def _join(log: _Log, groups: list[set[int]]) -> list[set[int]]:
             runs.append((group, i, i))
     pauses: dict[tuple[int, int], list[int]] = defaultdict(list)
     num_runs = Counter(run[0] for run in runs)
-    for one, two in zip(runs, runs[1:], strict=False):
+    for one, two in pairwise(runs):
         pauses[one[0], two[0]].append(log.times_ms[two[1]] - log.times_ms[one[2]])
     joined = {i: set(g) for i, g in enumerate(groups)}
     into = {i: i for i in joined}
@@ -238,7 +239,7 @@ def _boundary(log: _Log, group: frozenset[int]) -> int | None:
     best, best_score = None, -math.inf
     pauses = [
         math.log1p((log.times_ms[b] - log.times_ms[a]) / 1000) + math.log1p(b - a - 1)
-        for a, b in zip(uses, uses[1:], strict=False)
+        for a, b in pairwise(uses)
     ]
     for end in group:
         after = [p for a, p in zip(uses, pauses, strict=False) if log.ids[a] == end]
@@ -280,7 +281,7 @@ def _flow_across(segments: Sequence[Sequence[int]], log: _Log) -> float:
     values = [{log.values[i] for i in s} - {None} for s in segments]
     total = Counter(v for vs in values for v in vs)
     rare = {v for v, c in total.items() if c <= max(2, 0.2 * len(values))}
-    pairs = list(zip(values, values[1:], strict=False))
+    pairs = list(pairwise(values))
     return sum(bool(a & b & rare) for a, b in pairs) / len(pairs) if pairs else 0.0
 
 

@@ -97,7 +97,7 @@ class Known:
     num_older: int = 0  # traces no longer kept
     older_until_ms: int = -1  # … which ended no later than this
     traces: dict[str, KnownTrace] = field(default_factory=dict)  # by id, in order of time
-    flow: Flow = Flow((), (), ())
+    flow: Flow = field(default_factory=lambda: Flow((), (), ()))
     coverage: float = 0.0
     record: Routine | None = None  # as published last
     fresh: dict[str, list[UiEvent]] = field(default_factory=dict)  # events of traces to be written

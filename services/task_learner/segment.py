@@ -81,6 +81,7 @@ class Pattern:
     counts: Counter[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Number the tokens and count them."""
         numbers: dict[Token, int] = {}
         for token in self.tokens:
             numbers.setdefault(token, len(numbers))

@@ -4,6 +4,7 @@
 (a list, a claimant's card, a form) and a mail room (an inbox row, a status, a note).
 """
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -49,8 +50,6 @@ class Log:
     def text(self, value: str, cls: str = "text") -> Text:
         if self.level is Level.VALUES:
             return Text(cls=cls, clear=value)
-        import hashlib
-
         hashed = hashlib.sha256(value.encode()).hexdigest()[:16] if len(value) >= 6 else None
         return Text(cls=cls, hash=hashed)
 
@@ -71,8 +70,6 @@ class Log:
     ) -> None:  # fmt: skip
         digest = None
         if self.screen is not None:
-            import hashlib
-
             data = self.screen.model_dump_json(exclude_none=True).encode()
             digest = hashlib.sha256(data).hexdigest()
             self.snapshots[digest] = data
@@ -200,17 +197,16 @@ def mail(log: Log, detours: float = 0.3) -> None:
 
 
 def person(
-    seed: int, claims: int = 12, mails: int = 0, *, work: int = 4, detours: float = 0.3, **log: object
+    seed: int, claims: int = 12, mails: int = 0, *, work: int = 4, detours: float = 0.3,
+    **log: object,
 ) -> Log:
     """Return a day at the desk."""
-    result = Log(random.Random(seed), **log)  # type: ignore[arg-type]
+    result = Log(random.Random(seed), **log)  # noqa: S311
     chores = ["claim"] * claims + ["mail"] * mails
     result.rng.shuffle(chores)
     for chore in chores:
-        result.screen = None
         other_work(result, result.rng.randrange(work + 1))
         (claim if chore == "claim" else mail)(result, detours)
-    result.screen = Snapshot(application="https://desk.test", level=result.level, elements=())
     other_work(result, 2)
     return result
 
