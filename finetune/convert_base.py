@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFReader
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from examples import SENTINELS, fim_sentinels
 
 DEFAULT_BASE = "smollm2"
+CONVERSION = 2  # raised when a conversion comes out differently, so that no old one is reused
 # Tokens their makers reserved for corpus markup that code never shows; SmolLM2's ids 11 to 16.
 RESERVED = (
     "<jupyter_start>",
@@ -84,7 +87,7 @@ def converted(gguf: Path, teach: bool) -> Path:
     """Return the safetensors folder of a GGUF file, made at the first call."""
     with gguf.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    target = cache_folder() / f"{gguf.stem}-{digest}{'-fim' if teach else ''}"
+    target = cache_folder() / f"{gguf.stem}-{digest}-v{CONVERSION}{'-fim' if teach else ''}"
     if not (target / "config.json").is_file():
         with replacing(target) as folder:
             convert(gguf, folder)
@@ -97,6 +100,14 @@ def convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's weights and tokenizer as an ordinary transformers folder."""
     source = {"gguf_file": gguf.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    if gguf_text(gguf, "tokenizer.ggml.pre") == "smollm":
+        # transformers drops the split into single digits this family was trained with.
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
     # transformers counts a GGUF load as quantised, and then refuses to save or to train it.
     model.hf_quantizer = None
@@ -106,6 +117,12 @@ def convert(gguf: Path, folder: Path) -> None:
             del holder.quantization_config
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def gguf_text(gguf: Path, key: str) -> str:
+    """Return a text field of a GGUF file, empty where it is absent."""
+    field = GGUFReader(gguf).get_field(key)
+    return str(field.contents()) if field else ""
 
 
 def teach_fim(source: str | Path, folder: Path) -> tuple[int, int, int]:

@@ -1,0 +1,393 @@
+"""Measure a base and what training made of it on the same prompts; report the difference.
+
+Reads a dataset (test.jsonl, stdlib.jsonl, symbols.json) and a run of main.py; writes report.md,
+report.json, quality.png and curve.png. Every row of the report is taken twice, before and after.
+
+- bits/byte on the held-out files and on the standard library (what was forgotten);
+- infilling of whole lines: exact match, edit similarity, and whether the file still parses; the
+  base is credited with the best of three ways of asking it (prefix only, the suffix as plain
+  text before it, its sentinels), the tuned model is asked with its sentinels;
+- the next line from the text before it;
+- recall: the project's own names where the visible text has not shown them.
+All answers are greedy and end with their first line, before and after alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+import math
+import random
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import attention
+import infer
+from examples import chunk, plain_rows, read_documents
+from main import Trainee, up_to
+from state import write_atomically
+from syntax import parses
+
+log = logging.getLogger("finetune.evaluate")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured and how much of it."""
+
+    run: str = "var/finetune/run"
+    dataset_path: str = ""  # default: the one the run was trained on
+    out: str = ""  # default: RUN/report
+    num_cases: int = 200  # of infilling, next line and recall, each
+    context_tokens: int = 1024
+    seq_len: int = 2048
+    eval_tokens: int = 262_144  # of each set, at most
+    batch: int = 32
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: the text around a gap and what stood in it."""
+
+    lang: str
+    prefix: str
+    middle: str
+    suffix: str
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+def pick(cases: list[Case], num: int, seed: str) -> list[Case]:
+    """Return at most `num` cases, the same ones every time."""
+    chosen = list(cases)
+    random.Random(seed).shuffle(chosen)  # noqa: S311 - a sample, not a secret
+    return chosen[:num]
+
+
+def infill_cases(documents: list[dict[str, Any]]) -> list[Case]:
+    """Return whole single lines at syntax nodes, with the text on both sides."""
+    cases = []
+    for document in documents:
+        text = document["text"]
+        for start, end in document["spans"]:
+            middle = text[start:end]
+            alone = text[start : start + 1] == "\n" and text[end : end + 1] == "\n"
+            if alone and "\n" not in middle.strip() and len(middle.strip()) >= 6:
+                cases.append(Case(document["lang"], text[:start], middle, text[end:]))
+    return cases
+
+
+def next_line_cases(documents: list[dict[str, Any]]) -> list[Case]:
+    """Return every line of some length, with the text before it."""
+    cases = []
+    for document in documents:
+        text = document["text"]
+        for found in re.finditer(r"\n\s*[^\s][^\n]{5,}(?=\n)", text):
+            if found.start() > 200:
+                before = text[: found.start()].rstrip()
+                middle = text[len(before) : found.end()]
+                cases.append(Case(document["lang"], before, middle, text[found.end() :]))
+    return cases
+
+
+def recall_cases(
+    documents: list[dict[str, Any]], symbols: list[str], window_chars: int
+) -> list[Case]:
+    """Return uses of the project's names that the text before them does not show."""
+    if not symbols:
+        return []
+    names = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
+    cases = []
+    for document in documents:
+        text = document["text"]
+        for found in names.finditer(text):
+            before = text[: found.start()].rstrip(" \t")
+            seen = before[-window_chars:]
+            if len(before) > 200 and not re.search(rf"\b{re.escape(found[1])}\b", seen):
+                cases.append(Case(document["lang"], before, found[1], ""))
+    return cases
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Asker:
+    """A loaded model and how it is asked."""
+
+    model: Any
+    tokenizer: Any
+    options: Options
+
+    def lines(self, prompts: list[list[int]], what: str) -> list[str]:
+        """Return one greedy line for each prompt."""
+        with tqdm(total=len(prompts), desc=what, leave=False) as bar:
+            return infer.continue_lines(
+                self.model, self.tokenizer, prompts, batch=self.options.batch, told=bar.update
+            )
+
+    def after(self, texts: list[str], what: str) -> list[str]:
+        """Continue texts."""
+        room = self.options.context_tokens
+        return self.lines([infer.plain_prompt(self.tokenizer, t, room) for t in texts], what)
+
+    def between(self, cases: list[Case], what: str) -> list[str]:
+        """Fill gaps by way of the sentinels."""
+        room = self.options.context_tokens
+        return self.lines(
+            [infer.fim_prompt(self.tokenizer, c.prefix, c.suffix, room) for c in cases], what
+        )
+
+    def between_as_text(self, cases: list[Case], what: str) -> list[str]:
+        """Fill gaps by showing what follows first, as plain text, and then what comes before."""
+        third = self.options.context_tokens // 3
+        prompts = []
+        for case in cases:
+            after = self.tokenizer(case.suffix, add_special_tokens=False)["input_ids"][:third]
+            shown = f"Code after the gap:\n{self.tokenizer.decode(after)}\n\nCode before the gap:\n"
+            head = self.tokenizer(shown, add_special_tokens=False)["input_ids"]
+            room = max(32, self.options.context_tokens - len(head))
+            prompts.append([*head, *infer.plain_prompt(self.tokenizer, case.prefix, room)])
+        return self.lines(prompts, what)
+
+
+def similarity(a: str, b: str) -> float:
+    """Return the share of characters two lines have in common, in order."""
+    return difflib.SequenceMatcher(None, a.strip(), b.strip(), autojunk=False).ratio()
+
+
+def score(cases: list[Case], answers: list[str]) -> dict[str, float]:
+    """Return exact match, edit similarity and parse rate of infilled lines."""
+    whole = [c for c in cases if parses(c.prefix + c.middle + c.suffix, c.lang)]
+    parsed = [
+        parses(c.prefix + a.rstrip() + c.suffix, c.lang) if a.strip() else False
+        for c, a in zip(cases, answers, strict=True)
+        if c in set(whole)
+    ]
+    return {
+        "exact_match": mean(
+            [a.strip() == c.middle.strip() for c, a in zip(cases, answers, strict=True)]
+        ),
+        "edit_similarity": mean(
+            [similarity(a, c.middle) for c, a in zip(cases, answers, strict=True)]
+        ),
+        "parse_rate": mean(parsed),
+    }
+
+
+def mean(values: list[Any]) -> float:
+    """Return the mean, 0 of nothing."""
+    return sum(values) / len(values) if values else 0.0
+
+
+def bits_per_byte(asker: Asker, documents: list[dict[str, Any]], rung: str) -> float:
+    """Return the model's bits per byte on documents as plain text."""
+    options = asker.options
+    pieces = [c for d in documents for c in chunk(d, asker.tokenizer, options.seq_len)]
+    pieces = up_to(pieces, options.eval_tokens) or pieces[:1]
+    rows, num_bytes = plain_rows(pieces, asker.tokenizer, options.seq_len * 4, options.seq_len)
+    trainee = Trainee(asker.model, rung, options.seq_len, compiled=False)
+    asker.model.set_attn_implementation(attention.NAME)
+    with torch.inference_mode():
+        nats = sum(float(trainee(row)) for row in tqdm(rows, desc="bits/byte", leave=False))
+    asker.model.set_attn_implementation("sdpa")
+    return nats / math.log(2) / num_bytes
+
+
+def measure(
+    asker: Asker, sets: dict[str, Any], cases: dict[str, list[Case]], rung: str, tuned: bool
+) -> dict[str, Any]:
+    """Return every figure of one model."""
+    figures: dict[str, Any] = {
+        "held_out_bits_per_byte": bits_per_byte(asker, sets["test"], rung),
+        "stdlib_bits_per_byte": bits_per_byte(asker, sets["stdlib"], rung),
+    }
+    infill = cases["infill"]
+    ways = (
+        {}
+        if tuned
+        else {
+            "prefix": asker.after([c.prefix for c in infill], "infill, prefix only"),
+            "text": asker.between_as_text(infill, "infill, as text"),
+        }
+    )
+    try:
+        ways["sentinels"] = asker.between(infill, "infill, sentinels")
+    except ValueError as error:
+        log.info("no infilling by sentinels: %s", error)
+        ways.setdefault("prefix", asker.after([c.prefix for c in infill], "infill, prefix only"))
+    scores = {way: score(infill, answers) for way, answers in ways.items()}
+    figures["infill_ways"] = scores
+    for name in ("exact_match", "edit_similarity", "parse_rate"):
+        figures[f"infill_{name}"] = max(one[name] for one in scores.values())
+    lines = asker.after([c.prefix for c in cases["next_line"]], "next line")
+    pairs = list(zip(cases["next_line"], lines, strict=True))
+    figures["next_line_exact_match"] = mean([a.strip() == c.middle.strip() for c, a in pairs])
+    figures["next_line_edit_similarity"] = mean([similarity(a, c.middle) for c, a in pairs])
+    named = asker.after([c.prefix for c in cases["recall"]], "recall")
+    figures["symbol_recall"] = mean(
+        [
+            re.match(rf"\s*{re.escape(c.middle)}\b", a) is not None
+            for c, a in zip(cases["recall"], named, strict=True)
+        ]
+    )
+    return figures
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+ROWS = (
+    ("held_out_bits_per_byte", "held-out bits/byte", "lower"),
+    ("stdlib_bits_per_byte", "standard library bits/byte", "lower"),
+    ("infill_exact_match", "infilled line, exact match", "higher"),
+    ("infill_edit_similarity", "infilled line, edit similarity", "higher"),
+    ("infill_parse_rate", "file parses after infilling", "higher"),
+    ("next_line_exact_match", "next line, exact match", "higher"),
+    ("next_line_edit_similarity", "next line, edit similarity", "higher"),
+    ("symbol_recall", "recall of the project's names", "higher"),
+)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the report as a table with its conditions."""
+    lines = [
+        "# Before and after",
+        "",
+        f"Base `{report['base']}`, {report['steps']} steps, {report['tokens']} tokens; "
+        f"data {report['data_digest'][:12]}; {report['device']}, {report['dtype']}.",
+        f"Cases: {', '.join(f'{n} {k}' for k, n in report['num_cases'].items())}.",
+        "",
+        "| figure | better | before | after | change |",
+        "|---|---|---|---|---|",
+    ]
+    for key, name, better in ROWS:
+        before, after = report["before"][key], report["after"][key]
+        change = (
+            f"{100 * (after / before - 1):+.1f} %"
+            if "bits" in key and before
+            else (f"{100 * (after - before):+.1f} points")
+        )
+        lines.append(f"| {name} | {better} | {before:.4f} | {after:.4f} | {change} |")
+    ways = report["before"]["infill_ways"]
+    lines += ["", "The base's infilling by way of asking (exact match, edit similarity):"]
+    lines += [f"- {w}: {s['exact_match']:.3f}, {s['edit_similarity']:.3f}" for w, s in ways.items()]
+    return "\n".join(lines) + "\n"
+
+
+def plots(report: dict[str, Any], run: Path, out: Path) -> None:
+    """Draw the figures before and after, and the run's curves."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(1, 2.2))
+    for axis, rows in ((axes[0], ROWS[:2]), (axes[1], ROWS[2:])):
+        for shift, when in ((-0.2, "before"), (0.2, "after")):
+            values = [report[when][key] for key, _, _ in rows]
+            axis.barh([i + shift for i in range(len(rows))], values, height=0.38, label=when)
+        axis.set_yticks(range(len(rows)), [name for _, name, _ in rows])
+        axis.invert_yaxis()
+    axes[0].set_title("bits per byte (lower is better)")
+    axes[1].set_title("share of cases (higher is better)")
+    axes[1].legend()
+    figure.tight_layout()
+    figure.savefig(out / "quality.png", dpi=120)
+    plt.close(figure)
+
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    history = json.loads((run / "result.json").read_text())["history"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    left.plot([line["step"] for line in lines], [line["loss"] for line in lines])
+    left.set(title="training loss, nats a token", xlabel="step")
+    for name, label in (("valid", "held out"), ("guard", "standard library")):
+        right.plot([h["step"] for h in history], [h[name] for h in history], "o-", label=label)
+    right.set(title="bits per byte while training", xlabel="step")
+    right.legend()
+    figure.tight_layout()
+    figure.savefig(out / "curve.png", dpi=120)
+    plt.close(figure)
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Measure before and after; write and return the report."""
+    run = Path(options.run)
+    trained = json.loads((run / "options.json").read_text())
+    result = json.loads((run / "result.json").read_text())
+    data = Path(options.dataset_path or trained["dataset_path"])
+    out = Path(options.out or run / "report")
+    name = (
+        options.device
+        if options.device != "auto"
+        else "cuda"
+        if torch.cuda.is_available()
+        else "cpu"
+    )
+    device = torch.device(name)
+    chosen = (
+        options.dtype if options.dtype != "auto" else "bfloat16" if name == "cuda" else "float32"
+    )
+    dtype = getattr(torch, chosen)
+    rung = attention.choose("auto", device, dtype).rung
+    sets = {name: read_documents(data / f"{name}.jsonl") for name in ("test", "stdlib")}
+    symbols = json.loads((data / "symbols.json").read_text())
+    found = {
+        "infill": infill_cases(sets["test"]),
+        "next_line": next_line_cases(sets["test"]),
+        "recall": recall_cases(sets["test"], symbols, 4 * options.context_tokens),
+    }
+    cases = {
+        kind: pick(some, options.num_cases, f"{options.seed} {kind}")
+        for kind, some in found.items()
+    }
+    figures = {}
+    base, adapter = infer.find_run(run)
+    for when, place, added in (("before", trained["base"], None), ("after", base, adapter)):
+        model, tokenizer = infer.load(place, added, device, dtype, options.download)
+        asker = Asker(model, tokenizer, options)
+        figures[when] = measure(asker, sets, cases, rung, tuned=when == "after")
+        log.info("%s: %s", when, figures[when])
+    report = {
+        "base": trained["base"],
+        "steps": result["steps"],
+        "tokens": result["tokens"],
+        "data_digest": json.loads((data / "manifest.json").read_text())["digest"],
+        "device": attention.device_name(device),
+        "dtype": chosen,
+        "num_cases": {kind: len(some) for kind, some in cases.items()},
+        "options": asdict(options),
+        **figures,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "report.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(out / "report.md", markdown(report))
+    plots(report, run, out)
+    return report
+
+
+def parse(arguments: list[str] | None = None) -> Options:
+    """Read the command line; one flag per field of Options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name, default in asdict(Options()).items():
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
+        else:
+            parser.add_argument(f"--{name}", type=type(default), default=default)
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    print(markdown(main(parse())))
