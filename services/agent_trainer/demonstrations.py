@@ -15,31 +15,24 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from urllib.parse import urlsplit, urlunsplit
 
+from services.agent_trainer.steps import Control, Step, read_steps
 from shared.encoding import (
-    FIELD_ROLES,
     MAX_SLOTS,
     HistoryStep,
     Tree,
-    candidate_of,
     label_of,
     normalise,
     step_of,
 )
 from shared.errors import TrainingError, WatError
-from shared.manifest import KEYS, ActionEntry, Op
-from shared.schemas import Action, Routine, Snapshot, SnapshotElement, Text, Trace, UiEvent
-from shared.screen import Sighting, mask
+from shared.manifest import ActionEntry
+from shared.schemas import Routine, Snapshot, SnapshotElement, Text, Trace
+from shared.screen import Sighting
 
 __all__ = ["Chore", "Demonstration", "State", "read_chore"]
 
-_TYPED_ROLES = frozenset(("textbox", "searchbox", "spinbutton", "slider"))
-_TOGGLE_ROLES = frozenset(("checkbox", "radio", "switch"))
-_ENTERING = frozenset((Action.EDIT, Action.PASTE, Action.SELECT))
-_CLIPBOARD = frozenset("acvxyz")
 _RARE_SHARE = 0.34  # a step of fewer traces is a detour, from 4 traces on
 _RARE_FROM = 4
-
-Control = tuple[str, str, str, str]  # document, operation, role, label ("" for data in a list)
 
 
 @dataclass(frozen=True)
@@ -79,28 +72,6 @@ class Chore:
     left_out: tuple[str, ...]  # why a trace was not used
 
 
-@dataclass(frozen=True)
-class _Raw:
-    """One step of one trace before its slot is known."""
-
-    snapshot: Snapshot
-    target: int
-    op: Op
-    control: Control
-    url: str | None
-    value: str | None = None
-    key: str | None = None
-    slot: str | None = None
-
-    @property
-    def element(self) -> SnapshotElement:
-        return next(e for e in self.snapshot.elements if e.index == self.target)
-
-    @property
-    def fills(self) -> bool:
-        return self.op in ("type_text", "select_option") or self.control[2] in _TOGGLE_ROLES
-
-
 def read_chore(
     routine: Routine, traces: Sequence[Trace], snapshot_of: Callable[[str], Snapshot]
 ) -> Chore:
@@ -108,11 +79,11 @@ def read_chore(
 
     `snapshot_of` maps an artifact's digest to the snapshot and raises WatError without one.
     """
-    read: list[tuple[Trace, list[_Raw], Snapshot | None]] = []
+    read: list[tuple[Trace, list[Step], Snapshot | None]] = []
     left_out: list[str] = []
     for trace in traces:
         try:
-            raws = _read_steps(trace, snapshot_of)
+            raws = read_steps(trace, snapshot_of)
             if not raws:
                 raise TrainingError("nothing in it can be acted on")
             final = snapshot_of(trace.final_snapshot) if trace.final_snapshot else None
@@ -152,7 +123,7 @@ def read_chore(
 
 def _demonstration(
     trace: Trace,
-    raws: Sequence[_Raw],
+    raws: Sequence[Step],
     final: Snapshot | None,
     values: Mapping[str, str],
     routine: Routine,
@@ -166,108 +137,7 @@ def _demonstration(
     return Demonstration(trace.trace_id, session, values, states, final, tuple(sightings))
 
 
-def _read_steps(trace: Trace, snapshot_of: Callable[[str], Snapshot]) -> list[_Raw]:
-    steps: list[_Raw] = []
-    for event in trace.events:
-        if not _is_step(event):
-            continue
-        if event.snapshot is None:
-            raise TrainingError(f"a step ({event.action.value}) has no picture of its screen")
-        snapshot = snapshot_of(event.snapshot)
-        step = _read_step(event, snapshot, trace.parameters)
-        if step is None:
-            continue
-        last = steps[-1] if steps else None
-        if last is not None and last.control == step.control and step.fills:
-            if step.op == "click" and event.action is not Action.CLICK:
-                continue  # the change that the click before it made
-            if step.op != "click":
-                steps[-1] = replace(last, value=step.value)  # the final value counts
-                continue
-        steps.append(step)
-    return steps
-
-
-def _is_step(event: UiEvent) -> bool:
-    if event.action is Action.KEY:
-        return event.keys in KEYS and event.keys != "Tab"
-    if event.action is Action.HOT_KEY:
-        if (event.keys or "").rsplit("+", 1)[-1].lower() in _CLIPBOARD:
-            return False
-        raise TrainingError(f"it uses the hot-key {event.keys}, which agents cannot press")
-    return event.action in _ENTERING | {Action.CLICK, Action.DOUBLE_CLICK}
-
-
-def _read_step(event: UiEvent, snapshot: Snapshot, parameters: Mapping[str, str]) -> _Raw | None:
-    """Return the step, or None for what is none: a click that only moves the focus, say."""
-    tree = Tree(snapshot)
-    index = _find(event, snapshot)
-    target = candidate_of(snapshot, index, tree) if index is not None else None
-    if target is None:
-        if event.action in _ENTERING and event.element and event.element.role in FIELD_ROLES:
-            raise TrainingError("a field that was filled is not in the picture of its screen")
-        return None
-    element = tree.elements[target]
-    op = _operation(event, element)
-    if op is None:
-        return None
-    in_list = tree.item_of(target) is not None and element.role not in FIELD_ROLES
-    shown = in_list and _shows_value(element, parameters)
-    label = "" if shown else mask(label_of(element), parameters.items())
-    control = (snapshot.document or "", op, element.role, label)
-    value = None
-    if op in ("type_text", "select_option"):
-        if event.value is None or event.value.clear is None:
-            raise TrainingError(
-                "a value that was entered is kept as a hash only: allow `values` for the "
-                "application and show the routine again"
-            )
-        value = event.value.clear
-    key = event.keys if op == "press_key" else None
-    url = event.url.clear if event.url else None
-    return _Raw(snapshot, target, op, control, url, value, key)
-
-
-def _shows_value(element: SnapshotElement, parameters: Mapping[str, str]) -> bool:
-    shown = {normalise(t.clear) for t in (element.name, element.text) if t and t.clear}
-    return any(normalise(value) in shown for value in parameters.values())
-
-
-def _find(event: UiEvent, snapshot: Snapshot) -> int | None:
-    element = event.element
-    if element is None:
-        return None
-    if element.index is not None:
-        return element.index
-    same = [
-        e.index for e in snapshot.elements
-        if (e.role, e.label, e.name) == (element.role, element.label, element.name)
-    ]  # fmt: skip
-    return same[0] if len(same) == 1 else None
-
-
-def _operation(event: UiEvent, element: SnapshotElement) -> Op | None:
-    typed = element.role in _TYPED_ROLES or (
-        element.role in ("combobox", "listbox") and not element.options and element.tag != "select"
-    )
-    chosen = element.role in ("combobox", "listbox") and not typed
-    match event.action:
-        case Action.KEY:
-            return "press_key" if not chosen or event.keys == "Enter" else None
-        case Action.CLICK | Action.DOUBLE_CLICK if typed or chosen:
-            return None  # filling it comes next and moves the focus itself
-        case Action.CLICK:
-            return "click"
-        case Action.DOUBLE_CLICK:
-            return "double_click"
-    if typed:
-        return "type_text"
-    if chosen:
-        return "select_option"
-    return "click" if element.role in _TOGGLE_ROLES or element.role == "option" else None
-
-
-def _drop_detours(read: list[tuple[Trace, list[_Raw], Snapshot | None]]) -> None:
+def _drop_detours(read: list[tuple[Trace, list[Step], Snapshot | None]]) -> None:
     if len(read) < _RARE_FROM:
         return
     support = Counter(control for _, raws, _ in read for control in {r.control for r in raws})
@@ -278,7 +148,7 @@ def _drop_detours(read: list[tuple[Trace, list[_Raw], Snapshot | None]]) -> None
 
 
 def _find_slots(
-    read: list[tuple[Trace, list[_Raw], Snapshot | None]], values: Sequence[Mapping[str, str]]
+    read: list[tuple[Trace, list[Step], Snapshot | None]], values: Sequence[Mapping[str, str]]
 ) -> dict[str, str]:
     """Give every entering step its slot, in place; return the constants that were made.
 
@@ -316,7 +186,7 @@ def _find_slots(
 def _choose_slots(
     parameters: Sequence[str],
     constants: Mapping[str, str],
-    read: Sequence[tuple[Trace, list[_Raw], Snapshot | None]],
+    read: Sequence[tuple[Trace, list[Step], Snapshot | None]],
 ) -> tuple[str, ...]:
     used = {r.slot for _, raws, _ in read for r in raws if r.slot}
     names = [*parameters, *constants]
@@ -329,7 +199,7 @@ def _choose_slots(
     return tuple(names[:MAX_SLOTS])
 
 
-def _field_order(traces: Sequence[Sequence[_Raw]]) -> dict[Control, float]:
+def _field_order(traces: Sequence[Sequence[Step]]) -> dict[Control, float]:
     """Return each filled control's mean place among the trace's filled controls, 0 to 1."""
     places: dict[Control, list[float]] = defaultdict(list)
     for raws in traces:
@@ -339,10 +209,10 @@ def _field_order(traces: Sequence[Sequence[_Raw]]) -> dict[Control, float]:
     return {control: mean(found) for control, found in places.items()}
 
 
-def _in_one_order(raws: Sequence[_Raw], rank: Mapping[Control, float]) -> list[_Raw]:
+def _in_one_order(raws: Sequence[Step], rank: Mapping[Control, float]) -> list[Step]:
     """Put each run of filled fields of one page into the common order and rebuild its screens."""
-    ordered: list[_Raw] = []
-    block: list[_Raw] = []
+    ordered: list[Step] = []
+    block: list[Step] = []
     for raw in (*raws, None):
         if raw is not None and raw.fills and (not block or _joins(block, raw)):
             block.append(raw)
@@ -354,18 +224,18 @@ def _in_one_order(raws: Sequence[_Raw], rank: Mapping[Control, float]) -> list[_
     return ordered
 
 
-def _joins(block: Sequence[_Raw], raw: _Raw) -> bool:
+def _joins(block: Sequence[Step], raw: Step) -> bool:
     return raw.control[0] == block[0].control[0] and _again(block[0].snapshot, raw) is not None
 
 
-def _again(snapshot: Snapshot, raw: _Raw) -> int | None:
+def _again(snapshot: Snapshot, raw: Step) -> int | None:
     """Return the index that the step's field has in another snapshot of the same page."""
     wanted = (raw.control[2], label_of(raw.element))
     same = [e.index for e in snapshot.elements if (e.role, label_of(e)) == wanted]
     return same[0] if len(same) == 1 else None
 
 
-def _rebuild(block: Sequence[_Raw], rank: Mapping[Control, float]) -> list[_Raw]:
+def _rebuild(block: Sequence[Step], rank: Mapping[Control, float]) -> list[Step]:
     if not block:
         return []
     first = block[0].snapshot
@@ -393,7 +263,7 @@ def _controls(snapshot: Snapshot) -> Counter[tuple[str, str]]:
     return Counter((tree.elements[i].role, label_of(tree.elements[i])) for i in tree.candidates)
 
 
-def _before(element: SnapshotElement, raw: _Raw) -> SnapshotElement:
+def _before(element: SnapshotElement, raw: Step) -> SnapshotElement:
     # A picture taken late shows the result already; nobody enters what stands there.
     shown = element.value.clear if element.value else None
     if raw.value is not None and shown and normalise(shown) == normalise(raw.value):
@@ -401,14 +271,14 @@ def _before(element: SnapshotElement, raw: _Raw) -> SnapshotElement:
     return element
 
 
-def _after(element: SnapshotElement, raw: _Raw) -> SnapshotElement:
+def _after(element: SnapshotElement, raw: Step) -> SnapshotElement:
     if raw.value is not None:
         return element.model_copy(update={"value": Text(clear=raw.value)})
     states = set(element.states) ^ {"checked"}
     return element.model_copy(update={"states": tuple(sorted(states))})
 
 
-def _states(raws: Iterable[_Raw], final: Snapshot | None) -> tuple[State, ...]:
+def _states(raws: Iterable[Step], final: Snapshot | None) -> tuple[State, ...]:
     history: tuple[HistoryStep, ...] = ()
     states = []
     for raw in raws:
@@ -420,7 +290,7 @@ def _states(raws: Iterable[_Raw], final: Snapshot | None) -> tuple[State, ...]:
     return tuple(states)
 
 
-def _start_url(firsts: Sequence[_Raw]) -> str:
+def _start_url(firsts: Sequence[Step]) -> str:
     """Return where the chore begins. Raises TrainingError where each trace begins elsewhere."""
     urls = [raw.url for raw in firsts if raw.url]
     for candidates in (urls, [urlunsplit((*urlsplit(u)[:3], "", "")) for u in urls]):

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from services.agent_trainer.demonstrations import Chore, read_chore
 from services.agent_trainer.evaluate import Judged, calibrate, decide_all, judge, rows_of
 from services.agent_trainer.export import export, git_revision
 from services.agent_trainer.options import TrainOptions
+from services.agent_trainer.order import Order
 from services.agent_trainer.policy import Policy
 from shared.artifacts import Artifacts
 from shared.encoding import (
@@ -42,28 +42,16 @@ from shared.encoding import (
 )
 from shared.errors import Diverged, TrainingError, WatError
 from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
-from shared.schemas import Frozen, Level, Routine, Snapshot, Trace
+from shared.schemas import Level, Snapshot, Trace
 from shared.topics import Room
 
-__all__ = ["MAX_TRACES", "Fitted", "Order", "fit", "train"]
+__all__ = ["MAX_TRACES", "Fitted", "fit", "train"]
 
 T = TypeVar("T", Trace, Snapshot)
 
 MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of this size
 _NUM_HELD_VARIANTS = 8
 _GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
-
-
-class Order(Frozen):
-    """What the service asks the child for."""
-
-    routine: Routine
-    options: TrainOptions = TrainOptions()
-    data_digest: str
-    artifacts: Path
-    folder: Path
-    cpu_limit_s: int
-    memory_limit_bytes: int
 
 
 @dataclass
