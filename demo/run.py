@@ -60,8 +60,7 @@ async def main(
     *, seed: int, folder: Path, headed: bool = False, pace: float = 0.03
 ) -> tuple[bool, Figures]:
     """Run the demonstration in `folder`, which is made anew; tell whether all of it held."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     figures = Figures()
     settings = {
         "WAT_AGENT_TRAINER_AUTO_TRAIN": "true",
