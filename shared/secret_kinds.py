@@ -11,11 +11,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from urllib.parse import unquote
 
-__all__ = ["KEEPABLE", "KINDS", "find_secret", "is_secret_label", "normalise"]
+__all__ = ["KEEPABLE", "KINDS", "REACHES_ON", "find_secret", "is_secret_label", "normalise"]
 
 KEEPABLE = frozenset({"email", "phone", "iban"})
 """Ordinary data in many forms: a consent may name them to be kept. All other kinds never are."""
+
+REACHES_ON = frozenset({"labelled", "auth-header", "private-key"})
+"""Kinds whose end cannot be told: a separator may be part of the secret."""
 
 _FIELD_WORDS = (
     r"pass[ _-]?(?:word|wd|phrase|code|key)s?|pwd|passwort|kennwort|losungswort|mot[ _]de[ _]passe|"
@@ -31,7 +35,7 @@ _SECRET_LABEL = re.compile(rf"(?<![^\W_])(?:{_FIELD_WORDS})(?![^\W_])", re.I)
 _PHONE_LABEL = re.compile(
     r"(?<![^\W_])(?:tele)?(?:phone|fon|fono|fax|mobile|handy|tel|cell)(?![^\W_])", re.I
 )
-_NO_SECRET = re.compile(r"\A[^0-9@:=]*\Z")
+_NO_SECRET = re.compile(r"\A(?!.*\S{16})[^0-9@:=]*\Z", re.S)
 _WORDED = re.compile(r"\b(?:bearer|basic|digest)\b|[(\[{]\s?at\s?[)\]}]", re.I)
 
 
@@ -105,7 +109,7 @@ _IBAN_LENGTHS = {
     }.items()
     for country in countries.split()
 }  # fmt: skip
-_IBAN = re.compile(r"(?<![A-Z0-9])[A-Z]{2}[ -]?\d(?:[ .-]{0,2}[A-Z0-9]){13,40}", re.I)
+_IBAN = re.compile(r"(?<![A-Z0-9])[A-Z]{2}[ -]?\d(?:[ .-]{0,2}[A-Z0-9]){12,40}", re.I)
 
 
 def _iban(text: str) -> bool:
@@ -250,6 +254,10 @@ def find_secret(
     if label and is_secret_label(label):
         return "labelled"
     plain = normalise(text)
+    if "%" in plain and (decoded := unquote(plain)) != plain:  # as in the query of a URL
+        found = find_secret(decoded, keep, label)
+        if found:
+            return found
     if _NO_SECRET.match(plain) and not _WORDED.search(plain) and "-----" not in plain:
         return None
     for kind, contains in KINDS.items():

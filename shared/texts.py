@@ -5,11 +5,19 @@ must read equal. Pure.
 """
 
 import re
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from shared.secret_kinds import find_secret
+from shared.secret_kinds import REACHES_ON, find_secret
 
-__all__ = ["WEB_SCHEMES", "classify", "document_of", "mask_segment", "origin_of", "split_url"]
+__all__ = [
+    "WEB_SCHEMES",
+    "classify",
+    "document_of",
+    "is_prose",
+    "mask_segment",
+    "origin_of",
+    "split_url",
+]
 
 _MONTH = r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-zä]*\.?"  # en, de
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:\s?[ap]\.?m\.?)?(?:\s?(?:z|[+-]\d{2}:?\d{2}))?"
@@ -74,7 +82,8 @@ def _mask_path(path: str) -> str:
 def split_url(url: str) -> SplitResult | None:
     """Return the parts of a URL, or None for what is no URL."""
     try:
-        parts = urlsplit(url.strip())
+        # urlsplit would drop white space inside and so join what it keeps apart.
+        parts = urlsplit(re.sub(r"\s", lambda match: quote(match.group()), url.strip()))
         _ = parts.port  # raises for ports that are not numbers
     except ValueError:
         return None
@@ -89,6 +98,12 @@ def origin_of(parts: SplitResult) -> str:
     if ":" in host:
         host = f"[{host}]"
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+
+def is_prose(parts: SplitResult) -> bool:
+    """Say whether a URL carries words with a secret that may reach over its separators."""
+    whole = unquote(parts._replace(scheme="", netloc="").geturl())
+    return any(c.isspace() for c in whole) and find_secret(whole) in REACHES_ON
 
 
 def document_of(url: str) -> str | None:
@@ -106,6 +121,8 @@ def document_of(url: str) -> str | None:
         return "file:///*" + (suffix.group() if suffix else "")
     if parts.scheme not in WEB_SCHEMES and not parts.scheme.endswith("-extension"):
         return f"{parts.scheme}:"
+    if is_prose(parts):
+        return f"{origin_of(parts)}/*"
     route = ""
     if parts.fragment.startswith(("/", "!/")):  # a page that routes by its fragment
         route = "#" + _mask_path(parts.fragment.split("?")[0])

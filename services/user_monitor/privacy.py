@@ -9,16 +9,17 @@ Does not cover: what a picture shows (no source takes any), and what secret_kind
 import hashlib
 import hmac
 import re
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import unquote, unquote_plus
 
 from services.user_monitor.capture import RawCapture, RawElement, RawText
 from services.user_monitor.consent import Allowance
 from shared.schemas import Element, Level, Snapshot, SnapshotElement, Source, Text, UiEvent
-from shared.secret_kinds import find_secret, is_secret_label
+from shared.secret_kinds import REACHES_ON, find_secret, is_secret_label
 from shared.texts import (
     WEB_SCHEMES,
     classify,
     document_of,
+    is_prose,
     mask_segment,
     origin_of,
     split_url,
@@ -35,7 +36,9 @@ _SECRET = Text(cls="secret")
 _NO_HASH = frozenset({"empty", "bool", "date", "secret"})
 
 
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
+_WORD = re.compile(r"[a-z]{1,24}[1-6]?(?:-[a-z]{1,24})?")
+"""Roles, tags and states; what a page makes up beyond them is data."""
+
 _NAMED_KEY = re.compile(
     r"Enter|Tab|Escape|Backspace|Delete|Insert|Home|End|Page(?:Up|Down)|Arrow(?:Up|Down|Left|Right)"
     r"|F\d{1,2}|ContextMenu|PrintScreen|Pause"
@@ -46,7 +49,9 @@ def safe_keys(untrusted: str | None) -> str | None:
     """Return a navigation key or hot-key; None for anything that may be a typed character."""
     if not untrusted:
         return None
-    *modifiers, key = re.split(r"(?<=.)\+", untrusted)
+    held, _, key = untrusted[:-1].rpartition("+")
+    key += untrusted[-1]  # which may be the plus sign itself
+    modifiers = held.split("+") if held else []
     if not set(modifiers) <= {"Control", "Alt", "Shift", "Meta"}:
         return None
     if _NAMED_KEY.fullmatch(key):
@@ -62,14 +67,23 @@ def safe_keys(untrusted: str | None) -> str | None:
 
 
 def _clean_query(query: str, keep: frozenset[str]) -> str:
-    kept = [
-        (name, value)
-        for name, value in parse_qsl(query, keep_blank_values=True)
-        if not find_secret(f"?{name}={value}", keep)
-        and not find_secret(value, keep)
-        and not is_secret_label(name)
-    ]
-    return urlencode(kept)
+    """Drop parameters that hold secrets; all, where one may reach over several."""
+    if find_secret(unquote_plus(query), keep) in REACHES_ON:
+        return ""
+    kept = []
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        forms = {f"?{part}", unquote(value), unquote_plus(value), unquote_plus(name)}
+        if not any(find_secret(form, keep) for form in forms) and not is_secret_label(name):
+            kept.append(part)
+    return "&".join(kept)
+
+
+def _clean_path(path: str, keep: frozenset[str]) -> str:
+    segments = path.split("/")
+    cleaned = ["*" if find_secret(unquote(s), keep) else s for s in segments]
+    # What is cut in two by a slash is found in the whole path only.
+    return "/*" if find_secret(unquote("/".join(cleaned)), keep) else "/".join(cleaned)
 
 
 def _clean_url(url: str, keep: frozenset[str]) -> str | None:
@@ -77,14 +91,13 @@ def _clean_url(url: str, keep: frozenset[str]) -> str | None:
     parts = split_url(url)
     if parts is None or (parts.scheme not in WEB_SCHEMES and parts.scheme != "file"):
         return document_of(url)
-    path = "/".join("*" if find_secret(unquote(s), keep) else s for s in parts.path.split("/"))
+    if is_prose(parts):
+        return document_of(url)
     head, mark, tail = parts.fragment.partition("?")
-    if "=" in head:
-        head = _clean_query(head, keep)
-    fragment = "/".join("*" if find_secret(unquote(s), keep) else s for s in head.split("/"))
-    fragment += mark + _clean_query(tail, keep)
+    head = _clean_query(head, keep) if "=" in head else _clean_path(head, keep)
+    fragment = head + mark + _clean_query(tail, keep)
     query = _clean_query(parts.query, keep)
-    cleaned = origin_of(parts) + path + (f"?{query}" if query else "")
+    cleaned = origin_of(parts) + _clean_path(parts.path, keep) + (f"?{query}" if query else "")
     return cleaned + (f"#{fragment}" if fragment else "")
 
 
