@@ -4,7 +4,8 @@ The trainer and the runner call the same function, so equal screens give equal n
 here looks at element ids, classes, positions or the order of siblings: an application may shuffle
 all of them between watching and acting. Text is hashed with CRC-32, never with `hash()`.
 
-Reads and writes nothing. Not covered: images, and texts that are kept as keyed hashes only.
+Reads and writes nothing. Not covered: images, and texts that are kept as keyed hashes only. Longer
+than most files: the places of the numbers and what fills them must be read together.
 """
 
 import re

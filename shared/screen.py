@@ -175,19 +175,23 @@ class _Seen:
     def keys(self) -> set[tuple[str, str]]:
         return {(e.role, self.label(e)) for e in self.tree.elements.values()}
 
-    def spoken(self, roles: frozenset[str]) -> set[tuple[str, str]]:
-        """Return (role, masked text) of elements of `roles`, with the text inside if bare."""
+    def spoken(self) -> set[tuple[str, str]]:
+        """Return (role, masked text) of what says in what state the page is."""
+        return {
+            (e.role, mask(_own_text(e), self.values))
+            for e in self.tree.elements.values()
+            if e.role in _SPEAKING_ROLES and _own_text(e)
+        }
+
+    def alerts(self) -> set[str]:
+        """Return the masked texts of alerts, with what stands inside."""
         found = set()
         for element in self.tree.elements.values():
-            if element.role in roles:
-                text = _own_text(element) or " ".join(
-                    filter(None, (_own_text(e) for e in self._inside(element)))
-                )
-                found.add((element.role, mask(text, self.values)))
+            if element.role == "alert":
+                inside = sorted(self.tree.descendants(element.index), key=lambda e: e.index)
+                texts = [_own_text(e) for e in (element, *inside)]
+                found.add(mask(" ".join(t for t in texts if t), self.values))
         return found
-
-    def _inside(self, element: SnapshotElement) -> list[SnapshotElement]:
-        return sorted(self.tree.descendants(element.index), key=lambda e: e.index)
 
     def texts(self) -> set[str]:
         """Return what elements that are no fields show."""
@@ -224,7 +228,7 @@ def _learn_page(found: Sequence[tuple[_Seen, Sighting]]) -> _Page:
             if key not in known or control.required:
                 known[key] = control
         dialogs |= {seen.label(e) for e in seen.tree.elements.values() if e.role in _DIALOG_ROLES}
-        alerts |= {text for _, text in seen.spoken(frozenset(("alert",)))}
+        alerts |= seen.alerts()
         if sighting.target is None:
             continue
         element = seen.tree.elements[sighting.target]
@@ -284,7 +288,7 @@ def _interruptions(page: _Page, seen: _Seen) -> Iterable[str]:
     for element in seen.tree.elements.values():
         if element.role in _DIALOG_ROLES and (label := seen.label(element)) not in page.dialogs:
             yield f"a dialog “{label[:_MAX_SHOWN_CHARS]}” is open that was never seen"
-    for _, text in sorted(seen.spoken(frozenset(("alert",)))):
+    for text in sorted(seen.alerts()):
         if text not in page.alerts:
             yield f"an alert says “{text[:_MAX_SHOWN_CHARS]}”"
 
@@ -348,7 +352,7 @@ def learn_post_condition(finals: Sequence[tuple[Snapshot, Mapping[str, str]]]) -
         )
         together = all(any(h >= set(own) for h in _holdings(s, container)) for s in seen)
         groups.append(_Group(container=container, together=together, places=own))
-    texts = set.intersection(*(s.spoken(_SPEAKING_ROLES) for s in seen))
+    texts = set.intersection(*(s.spoken() for s in seen))
     return _End(
         documents=tuple(sorted({s.document for s in seen})),
         texts=tuple(_Control(role=role, label=text) for role, text in sorted(texts) if text),
@@ -369,7 +373,7 @@ def check_post_condition(
         return (
             f"it ended on {seen.document[:200] or 'a page without address'}, not where it learned"
         )
-    spoken = seen.spoken(_SPEAKING_ROLES)
+    spoken = seen.spoken()
     reasons = [f"{t} is missing" for t in end.texts if t.key not in spoken]
     for group in end.groups:
         holdings = _holdings(seen, group.container)
