@@ -2,10 +2,11 @@
 //
 // One expression: a function of the world's mode, "watch" or "act". Both modes read the same tree;
 // "watch" also reports what a person does through the binding `watEmit`, "act" also finds elements
-// again. Nothing here writes to the page but scrolling and focus on behalf of the actuator.
+// again. `isNew` says that the tab has just been opened: what it shows has then just arrived.
+// Nothing here writes to the page but scrolling and focus on behalf of the actuator.
 // The value of a secret field is never read. Not covered: frames of other sites, closed shadow
 // roots, pictures and canvas.
-(mode) => {
+(mode, isNew) => {
   "use strict";
   if (globalThis.wat) return;
 
@@ -776,7 +777,9 @@
       arrived = arrived === null ? Date.now() : arrived;
       setTimeout(reportArrival, LOAD_PAUSE_MS);
     };
-    if (web && document.readyState === "loading") {
+    if (web && document.readyState !== "loading") {
+      if (isNew) arrive();
+    } else if (web) {
       arrived = Date.now();
       addEventListener("DOMContentLoaded", () => setTimeout(reportArrival, LOAD_PAUSE_MS));
     }

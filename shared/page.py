@@ -165,9 +165,9 @@ def find_browser(executable: str | None = None) -> str:
 
 
 @cache
-def _script(mode: Literal["watch", "act"]) -> str:
+def _script(mode: Literal["watch", "act"], is_new: bool = False) -> str:
     source = files("shared").joinpath("page.js").read_text(encoding="utf-8")
-    return f'(\n{source.rstrip().removesuffix(";")}\n)("{mode}")'
+    return f'(\n{source.rstrip().removesuffix(";")}\n)("{mode}", {json.dumps(is_new)})'
 
 
 def _sandboxed() -> bool:
@@ -357,8 +357,11 @@ class Tab:
         info = await session.send("Target.getTargetInfo")
         return cls(page, session, info["targetInfo"]["targetId"])
 
-    async def watch(self, on_message: Callable[[PageMessage], None]) -> None:
-        """Report what a person does on the page, in all frames of its process, from now on."""
+    async def watch(self, on_message: Callable[[PageMessage], None], *, is_new: bool) -> None:
+        """Report what a person does on the page, in all frames of its process, from now on.
+
+        `is_new`: the tab has just been opened, so that what it shows has just arrived.
+        """
 
         def called(event: dict[str, Any]) -> None:
             if event["name"] == "watEmit":
@@ -373,7 +376,7 @@ class Tab:
         )
         await self.session.send(
             "Page.addScriptToEvaluateOnNewDocument",
-            {"source": _script("watch"), "worldName": world, "runImmediately": True},
+            {"source": _script("watch", is_new), "worldName": world, "runImmediately": True},
         )
 
     async def call(self, function: str, *arguments: str | int) -> Any:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from playwright.async_api import Dialog, Download, Page, Request
 
 from services.agent_runner.actuators import Performed
-from services.agent_runner.actuators.fields import DATE_FORMS, holds, option_reading
+from services.agent_runner.actuators.fields import DATE_FORMS, date_parts, holds, option_reading
 from shared.errors import ActuatorError, StepRefused, StepUnverified
 from shared.manifest import Op
 from shared.page import Browser, BrowserError, PageElement, PageTree, Tab, application_of
@@ -246,8 +246,8 @@ class BrowserActuator:
         page.on("crash", lambda _: self._end("the page crashed"))
         page.on("close", lambda _: self._end("the tab was closed"))
         page.on("request", self._on_request)
-        page.on("requestfinished", self._loading.discard)
-        page.on("requestfailed", self._loading.discard)
+        page.on("requestfinished", self._on_answer)
+        page.on("requestfailed", self._on_answer)
         session = self._tab.session
         session.on("Fetch.requestPaused", lambda event: self._spawn(self._on_paused(event)))
         await session.send(
@@ -290,6 +290,9 @@ class BrowserActuator:
     def _on_request(self, request: Request) -> None:
         if request.resource_type in _LOADING:
             self._loading.add(request)
+
+    def _on_answer(self, request: Request) -> None:
+        self._loading.discard(request)
 
     async def _on_paused(self, event: dict[str, Any]) -> None:
         """Let a document load, unless it would take this tab to an origin that is not allowed."""

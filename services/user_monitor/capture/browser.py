@@ -145,7 +145,7 @@ class BrowserSource:
         page.on("close", lambda _: self._put(self._tab_event(Action.CLOSE, target, page)))
         if opened:
             self._put(self._tab_event(Action.OPEN, target, page))
-        await tab.watch(lambda message: self._put(self._capture(message, target)))
+        await tab.watch(lambda message: self._put(self._capture(message, target)), is_new=opened)
 
     async def _on_dialog(self, dialog: Dialog) -> None:
         # Playwright answers dialogs nobody listens to; a person's own must stay for the person.
