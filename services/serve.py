@@ -36,8 +36,12 @@ class _RoomMain(Protocol):
     ) -> tuple[RoomLogic, APIRouter]: ...
 
 
-def build_service(room: Room, common: CommonSettings, clock: Clock, **values: object) -> Service:
+def build_service(
+    room: Room, common: CommonSettings, clock: Clock, *, works: bool = True, **values: object
+) -> Service:
     """Wire one room; `values` override its settings. Raises ConfigError.
+
+    Without `works` its jobs wait.
 
     The room is imported here and not above: each image holds only its own.
     """
@@ -45,7 +49,7 @@ def build_service(room: Room, common: CommonSettings, clock: Clock, **values: ob
     settings: type[RoomSettings] = get_type_hints(main.build)["settings"]
     refuse_unknown([CommonSettings, settings])
     logic, router = main.build(load(settings, **values), common, clock)
-    return Service(logic, router, common, clock)
+    return Service(logic, router, common, clock, works=works)
 
 
 async def serve(

@@ -79,9 +79,17 @@ class Service:
     """One room on one bus."""
 
     def __init__(
-        self, logic: RoomLogic, router: APIRouter, common: CommonSettings, clock: Clock
+        self,
+        logic: RoomLogic,
+        router: APIRouter,
+        common: CommonSettings,
+        clock: Clock,
+        *,
+        works: bool = True,
     ) -> None:
+        """Serve `logic`; without `works` jobs wait as they are, for a room that is only asked."""
         self.logic = logic
+        self._works = works
         self.router = router
         self.ready = False
         self._common = common
@@ -110,7 +118,7 @@ class Service:
         ending = asyncio.Event()
         tasks = [
             asyncio.create_task(self._consume(ending)),
-            asyncio.create_task(self.jobs.run(ending)),
+            asyncio.create_task(self.jobs.run(ending) if self._works else ending.wait()),
             asyncio.create_task(self.logic.background(ending)),
             asyncio.create_task(self._maintain(ending)),
         ]

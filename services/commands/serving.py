@@ -1,7 +1,7 @@
 """`wat up` and `wat serve`: run rooms in this process until Ctrl-C or SIGTERM."""
 
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,8 @@ from shared.topics import Room
 if TYPE_CHECKING:
     import asyncio
 
+    from shared.clock import Clock
+    from shared.service import Service
     from shared.settings import CommonSettings
 
 __all__ = ["serve", "up"]
@@ -23,6 +25,9 @@ _EXTRAS = {
     Room.AGENT_TRAINER: "trainer",
     Room.AGENT_RUNNER: "runner",
 }
+
+_READ_S = 45.0
+"""How long a command waits for its room to read what is new; it is answered with what is known."""
 
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="TCP port; 0 takes any that is free.")
@@ -37,65 +42,102 @@ LogLevel = Annotated[
 
 def up(port: Port = None, log_level: LogLevel = None) -> None:
     """Run the four services in this process."""
-    _run(list(Room), port, log_level, until_stdin_ends=False)
+    import asyncio
+
+    asyncio.run(_serve(_Asked(tuple(Room), port, log_level)))
 
 
 def serve(
     room: Annotated[Room, typer.Argument(help="Which service.")],
     port: Port = None,
     log_level: LogLevel = None,
-    until_stdin_ends: Annotated[bool, typer.Option(hidden=True)] = False,
+    for_command: Annotated[bool, typer.Option("--for-command", hidden=True)] = False,
+    works: Annotated[bool, typer.Option("--works", hidden=True)] = False,
 ) -> None:
     """Run one service in this process."""
-    _run([room], port, log_level, until_stdin_ends=until_stdin_ends)
-
-
-def _run(
-    rooms: Sequence[Room], port: int | None, log_level: str | None, *, until_stdin_ends: bool
-) -> None:
     import asyncio
 
+    asyncio.run(_serve(_Asked((room,), port, log_level, for_command, works or not for_command)))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What to run. A room that serves one command ends with standard input."""
+
+    rooms: tuple[Room, ...]
+    port: int | None
+    log_level: str | None
+    for_command: bool = False
+    works: bool = True
+
+
+async def _serve(asked: _Asked) -> None:
+    import asyncio
+
+    from services.serve import serve as serve_rooms
+    from shared.clock import SystemClock
     from shared.logs import configure
     from shared.settings import CommonSettings, default_port, load
 
-    configure(_checked(log_level))
+    configure(_checked(asked.log_level))
     common = load(CommonSettings)
     common.make_folders()
+    port = asked.port
     if port is None:
-        port = common.port if len(rooms) > 1 else default_port(rooms[0])
-    asyncio.run(_serve(rooms, common, port, until_stdin_ends=until_stdin_ends))
-
-
-async def _serve(
-    rooms: Sequence[Room], common: "CommonSettings", port: int, *, until_stdin_ends: bool
-) -> None:
-    import asyncio
-
-    from services.serve import build_service
-    from services.serve import serve as serve_rooms
-    from shared.clock import SystemClock
-
+        port = common.port if len(asked.rooms) > 1 else default_port(asked.rooms[0])
     clock = SystemClock()
-    services = []
-    for room in rooms:
-        try:
-            services.append(build_service(room, common, clock))
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{room} needs the package {error.name}, which is not installed: "
-                f"pip install 'wasmagenttrainer[{_EXTRAS[room]}]'"
-            ) from error
+    services = [_built(room, common, clock, works=asked.works) for room in asked.rooms]
+    stop = asyncio.Event()
+    waiting: list[asyncio.Task[None]] = []
 
     def started(address: str) -> None:
-        write_line(f"{', '.join(rooms)}: {address}")
+        if asked.for_command:
+            waiting.append(asyncio.create_task(_announce_once_read(services[0], address)))
+            return
+        write_line(f"{', '.join(asked.rooms)}: {address}")
         write_line(f"token: {common.token_file}")
-        write_line(f"data:  {common.data_dir}")
+        write_line(f"data: {common.data_dir}")
         sys.stdout.flush()
 
-    stop = asyncio.Event()
-    if until_stdin_ends:
+    if asked.for_command:
         _stop_with_stdin(stop)
     await serve_rooms(services, common, clock, port, started, stop)
+    for task in waiting:
+        task.cancel()
+
+
+def _built(room: Room, common: "CommonSettings", clock: "Clock", *, works: bool) -> "Service":
+    from services.serve import build_service
+
+    try:
+        return build_service(room, common, clock, works=works)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{room} needs the package {error.name}, which is not installed: "
+            f"pip install 'wasmagenttrainer[{_EXTRAS[room]}]'"
+        ) from error
+
+
+async def _announce_once_read(service: "Service", address: str) -> None:
+    """Say where the room answers once it has read what stood on its inputs when it began."""
+    import asyncio
+
+    ends = [
+        (topic, partition, end)
+        for topic in map(str, service.logic.inputs)
+        for partition, (oldest, end) in (await service.port.bounds(topic)).items()
+        if oldest < end
+    ]
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + _READ_S
+    while loop.time() < deadline_s:
+        rows = service.port.store.query("SELECT topic, partition, next FROM positions")
+        positions = {(topic, partition): following for topic, partition, following in rows}
+        if all(positions.get((topic, partition), 0) >= end for topic, partition, end in ends):
+            break
+        await asyncio.sleep(0.02)
+    write_line(f"{service.room}: {address}")
+    sys.stdout.flush()
 
 
 def _stop_with_stdin(stop: "asyncio.Event") -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from shared.bus.base import Bus, DeadLetter, Effects, Message, Outgoing, Place, Port, Subscription
 from shared.clock import Clock
 from shared.errors import ConfigError
+from shared.topics import Room
 
 __all__ = [
     "Bus",
@@ -21,6 +22,7 @@ __all__ = [
     "Place",
     "Port",
     "Subscription",
+    "find_owner",
     "open_bus",
 ]
 
@@ -47,3 +49,16 @@ def open_bus(url: str, state_dir: Path, clock: Clock) -> Bus:
 
         return KafkaBus(url, state_dir, clock)
     raise ConfigError(f"WAT_BUS_URL={url}: write log:DIR or kafka://HOST:PORT")
+
+
+def find_owner(url: str, room: Room) -> str | None:
+    """Return where the process that runs `room` on the bus at `url` answers.
+
+    None: none runs there, or its transport cannot tell.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "log":
+        return None
+    from shared.bus.lock import owner_address
+
+    return owner_address(Path(parts.path), room)
