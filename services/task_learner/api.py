@@ -91,8 +91,7 @@ def _shown(known: Known, status: RoutineStatus | None) -> bool:
 
 
 def _record(known: Known) -> Routine:
-    assert known.record is not None
-    return known.record
+    return known.to_record(known.record.time_ms if known.record is not None else 0)
 
 
 def _line(known: Known) -> RoutineLine:

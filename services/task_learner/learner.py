@@ -185,6 +185,9 @@ CREATE TABLE IF NOT EXISTS traces(
                 self._learn_showings(memory, effects)
         if self._held:
             self._release(self._clock.boot_id, self._clock.boottime_ms(), effects)
+        for known in self.routines.values():
+            if known.record is not None and known.is_live and known.support > known.record.support:
+                self._update(known, effects, force=True)
 
     # ---- what a person decides ---------------------------------------------------------------
 
@@ -555,7 +558,7 @@ CREATE TABLE IF NOT EXISTS traces(
     # ---- store ---------------------------------------------------------------------------------
 
     def _publish(self, known: Known, effects: Effects) -> Routine:
-        record = known.to_record(self._clock.time_ms())
+        known.record = record = known.to_record(self._clock.time_ms())
         effects.publish(record)
         effects.write(
             "INSERT OR REPLACE INTO routines VALUES (?, ?, ?, ?, ?, ?, ?)",

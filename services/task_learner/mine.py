@@ -47,6 +47,7 @@ _MIN_GAIN_BITS = 4.0
 _MIN_EVIDENCE = 7  # (executions - 1) x steps: the shorter a pattern, the more often it is shown
 _CHANGING = frozenset({"edit", "select", "file"})
 _MAX_GROUP = 60
+_CANDIDATES = 12  # commonest sequences among which the usual order is chosen
 _JOIN_SHARE = 0.7
 _JOIN_PAUSE = 4.0  # two groups are one routine if the pause between is no longer than this x inside
 _JOIN_PAUSE_MS = 5_000
@@ -95,7 +96,7 @@ def mine(actions: Sequence[UserAction], vocabulary: Vocabulary) -> list[Finding]
     findings: dict[Pattern, Finding] = {}
     tried: set[tuple[frozenset[int], frozenset[int]]] = set()
     # Loose and tight groupings are all tried; description length chooses among what they give.
-    for links in (_links(log, near) for near in _NEAR):
+    for links in _links(log):
         for mutual in _MUTUAL:
             groups = _join(log, _groups(log, links, mutual))
             large = [frozenset(g) for g in groups if len(g) >= MIN_STEPS]
@@ -117,21 +118,22 @@ def consensus(segments: Sequence[Sequence[int]], share: float = CORE_SHARE) -> l
     kept = _multiplicity(segments, share)
     if not kept:
         return []
-    reduced = [_last_uses(s, kept) for s in segments]
-    plan = max(reduced[-50:], key=lambda s: _likeness(s, reduced))
+    reduced = Counter(tuple(_last_uses(s, kept)) for s in segments)
+    common = [s for s, _ in reduced.most_common(_CANDIDATES)]
+    plan = list(max(common, key=lambda s: sum(_likeness(s, o) * reduced[o] for o in common)))
     plan = _insert_missing(plan, reduced, kept)
     hits = [0] * len(plan)
-    for segment in reduced:
+    for segment, count in reduced.items():
         present = Counter(segment)
         for step, j in enumerate(align(plan, segment)):
-            hits[step] += j is not None or present[plan[step]] >= kept[plan[step]]
+            hits[step] += count * (j is not None or present[plan[step]] >= kept[plan[step]])
     return [n for n, hit in zip(plan, hits, strict=True) if hit >= share * len(segments)]
 
 
-def _links(log: _Log, near: int) -> dict[tuple[int, int], int]:
-    """Return how often each token is followed by each other within `near` actions, one for one."""
-    ahead: Counter[tuple[int, int]] = Counter()
-    behind: Counter[tuple[int, int]] = Counter()
+def _links(log: _Log) -> list[dict[tuple[int, int], int]]:
+    """Return for each of _NEAR how often tokens follow each other so near, one for one."""
+    ahead: list[Counter[tuple[int, int]]] = [Counter() for _ in _NEAR]
+    behind: list[Counter[tuple[int, int]]] = [Counter() for _ in _NEAR]
     ids, times = log.ids, log.times_ms
     frequent = [c >= 2 for c in log.counts]
     last: dict[tuple[int, int], int] = {}
@@ -139,18 +141,25 @@ def _links(log: _Log, near: int) -> dict[tuple[int, int], int]:
         if not frequent[a]:
             continue
         met = set()
-        for j in range(i + 1, min(i + 1 + near, len(ids))):
+        latest = times[i] + _NEAR_MS
+        for j in range(i + 1, min(i + 1 + _NEAR[-1], len(ids))):
             b = ids[j]
-            if b == a or times[j] - times[i] > _NEAR_MS:
+            if b == a or times[j] > latest:
                 break
             if b in met or not frequent[b]:
                 continue
             met.add(b)
-            ahead[a, b] += 1
-            if last.get((a, b)) != j:  # the same b after two a counts once
-                behind[a, b] += 1
-                last[a, b] = j
-    return {pair: min(count, behind[pair]) for pair, count in ahead.items()}
+            pair = (a, b)
+            first = last.get(pair) != j  # the same b after two a counts once
+            last[pair] = j
+            for k, near in enumerate(_NEAR):
+                if j - i <= near:
+                    ahead[k][pair] += 1
+                    behind[k][pair] += first
+    return [
+        {pair: min(count, behind[k][pair]) for pair, count in counts.items()}
+        for k, counts in enumerate(ahead)
+    ]
 
 
 def _groups(log: _Log, links: Mapping[tuple[int, int], int], mutual: float) -> list[set[int]]:
@@ -365,19 +374,20 @@ def _last_uses(segment: Sequence[int], kept: Mapping[int, int]) -> list[int]:
     return reduced[::-1]
 
 
-def _likeness(segment: Sequence[int], others: Sequence[Sequence[int]]) -> int:
-    sample = others if len(others) <= 20 else others[:: max(1, len(others) // 20)]
-    return sum(sum(j is not None for j in align(segment, o)) for o in sample)
+def _likeness(segment: Sequence[int], other: Sequence[int]) -> int:
+    return sum(j is not None for j in align(segment, other))
 
 
 def _insert_missing(
-    plan: list[int], segments: Sequence[Sequence[int]], kept: Mapping[int, int]
+    plan: list[int], segments: Mapping[tuple[int, ...], int], kept: Mapping[int, int]
 ) -> list[int]:
     """Add core tokens the chosen segment lacks, each after the token it most often follows."""
-    for number in kept.keys() - set(plan):
-        before = Counter(
-            s[j - 1] if j else -1 for s in segments for j, n in enumerate(s) if n == number
-        )
+    for number in sorted(kept.keys() - set(plan)):
+        before: Counter[int] = Counter()
+        for segment, count in segments.items():
+            for j, n in enumerate(segment):
+                if n == number:
+                    before[segment[j - 1] if j else -1] += count
         previous = before.most_common(1)[0][0]
         at = plan.index(previous) + 1 if previous in plan else 0
         plan = [*plan[:at], number, *plan[at:]]

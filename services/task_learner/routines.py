@@ -170,11 +170,11 @@ class Known:
         )  # fmt: skip
 
     def to_record(self, time_ms: int) -> Routine:
-        """Return the record, and remember it as published."""
+        """Return the record as it is to be published now."""
         traces = list(self.traces.values())
         level = Level.STRUCTURE if any(t.level is Level.STRUCTURE for t in traces) else Level.VALUES
         gone = not self.is_live
-        self.record = Routine(
+        return Routine(
             id=derive_id(
                 self.routine_id, self.revision, self.support, self.status.value, self.train,
                 self.name, time_ms,
@@ -194,7 +194,6 @@ class Known:
             ),
             train=self.train,
         )  # fmt: skip
-        return self.record
 
     def _status(self, settings: TaskLearnerSettings) -> RoutineStatus:
         if self.origin is Origin.TAUGHT or self.support >= settings.propose_after:

@@ -175,13 +175,14 @@ def executions(
     end = pattern.numbers[pattern.end]
     plan = [pattern.numbers[t] for t in pattern.tokens]
     found: list[Execution] = []
+    known: dict[tuple[int, ...], list[int | None]] = {}  # most executions are alike
     start = 0
     for stop, number in enumerate(numbers):
         if number != end:
             continue
         repeats = pattern.counts[end] > 1
         low = max(start, stop - MAX_SPAN + 1)
-        execution = _one(pattern, plan, numbers, times_ms, begin, low, stop)
+        execution = _one(pattern, plan, numbers, times_ms, begin, low, stop, known)
         if execution is not None:
             found.append(execution)
         if execution is not None or not repeats:
@@ -191,7 +192,7 @@ def executions(
 
 def _one(
     pattern: Pattern, plan: Sequence[int], numbers: Sequence[int], times_ms: Sequence[int],
-    begin: int, low: int, stop: int,
+    begin: int, low: int, stop: int, known: dict[tuple[int, ...], list[int | None]],
 ) -> Execution | None:  # fmt: skip
     """Return the execution that ends at `stop`, or None where too little of it is there."""
     for i in range(stop, low, -1):
@@ -199,8 +200,10 @@ def _one(
             low = i
             break
     places = [i for i in range(low, stop + 1) if numbers[i] >= 0]
-    seen = [numbers[i] for i in places]
-    matched = _cut_far(align(plan, seen), places)
+    seen = tuple(numbers[i] for i in places)
+    if seen not in known:
+        known[seen] = align(plan, seen)
+    matched = _cut_far(known[seen], places)
     in_order = sum(j is not None for j in matched)
     steps = fill(pattern, seen, places, matched)
     present = sum(j is not None for j in steps)

@@ -175,6 +175,7 @@ def claim(log: Log, detours: float = 0.3) -> None:
     log.button("desk/claim", "Submit claim")
     log.chores.append(("claim", record, len(log.events) - 1))
     log.show("desk/done", [("status", None, f"Claim of {name} stored")])
+    log.add(Action.NAVIGATE, "desk/done", "")
     log.pause(3, 15)
 
 
@@ -193,6 +194,7 @@ def mail(log: Log, detours: float = 0.3) -> None:
     log.button("desk/letter", "File letter")
     log.chores.append(("mail", {"sender": sender, "status": status}, len(log.events) - 1))
     log.show("desk/filed", [])
+    log.add(Action.NAVIGATE, "desk/filed", "")
     log.pause(3, 15)
 
 
