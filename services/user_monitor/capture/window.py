@@ -98,7 +98,9 @@ class Windows:
         if named is not None and named.value and named.value[0]:
             return self._seen(self._display.create_resource_object("window", named.value[0]))
         focused = self._display.get_input_focus().focus
-        return self._top_level(focused) if hasattr(focused, "query_tree") else None
+        if hasattr(focused, "query_tree"):
+            return self._top_level(focused)
+        return self._at_pointer()  # the focus follows the pointer
 
     def _at_pointer(self) -> WindowSeen | None:
         window, below = self._root, self._root.query_pointer().child
