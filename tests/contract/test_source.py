@@ -1,6 +1,7 @@
 """What every source promises, and what the browser promises beside it."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
@@ -87,15 +88,14 @@ def one(captured, action):
 # -- every source ----------------------------------------------------------------------------------
 
 
-@pytest_asyncio.fixture(
-    loop_scope="module", params=[pytest.param("browser", marks=pytest.mark.browser), "replay"]
-)
-async def opened(request, tmp_path):
-    """What opens a source of one kind."""
+@pytest.fixture(params=[pytest.param("browser", marks=pytest.mark.browser), "replay"])
+def opened(request, tmp_path):
+    """What opens a source of one kind, and the person that a live one watches."""
     if request.param == "browser":
         served = request.getfixturevalue("served")
-        request.getfixturevalue("person")
-        return lambda: open_source(BrowserSpec(attach_url=served.url), SystemClock())
+        person = request.getfixturevalue("person")
+        spec = BrowserSpec(attach_url=served.url)
+        return SimpleNamespace(open=lambda: open_source(spec, SystemClock()), person=person)
     log = tmp_path / "log.jsonl"
     events = [
         UiEvent(
@@ -112,13 +112,12 @@ async def opened(request, tmp_path):
         for seq, action in enumerate((Action.OPEN, Action.CLOSE))
     ]
     log.write_text("".join(f"{event.model_dump_json()}\n" for event in events))
-    return lambda: open_source(ReplaySpec(log), FakeClock())
+    return SimpleNamespace(open=lambda: open_source(ReplaySpec(log), FakeClock()), person=None)
 
 
-async def test_captures_come_in_the_order_of_time(opened, request):
-    source = await opened()
-    live = source.kind is SourceKind.BROWSER
-    page = await request.getfixturevalue("person").new_page() if live else None
+async def test_captures_come_in_the_order_of_time(opened):
+    source = await opened.open()
+    page = await opened.person.new_page() if opened.person else None
     captured = []
     async for capture in source.captures():
         captured.append(capture)
@@ -131,7 +130,7 @@ async def test_captures_come_in_the_order_of_time(opened, request):
 
 
 async def test_close_ends_the_captures_and_may_be_repeated(opened):
-    source = await opened()
+    source = await opened.open()
     await source.close()
     await source.close()
     async with asyncio.timeout(20):
@@ -139,7 +138,7 @@ async def test_close_ends_the_captures_and_may_be_repeated(opened):
 
 
 async def test_a_live_session_is_new_at_each_start_and_a_replays_is_not(opened):
-    first, second = await opened(), await opened()
+    first, second = await opened.open(), await opened.open()
     assert first.session
     assert (first.session == second.session) == (first.kind is SourceKind.REPLAY)
     await first.close()
