@@ -35,6 +35,9 @@ _POLL_S = 1.0
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
 _MAINTAIN_EVERY_S = 60.0
 _LAG_EVERY_S = 5.0
+_DRAIN_S = 10.0
+"""How long a room may take to finish what is under way; a broker that is away must not hold it."""
+
 
 _HANDLED = Counter("wat_records_total", "records by outcome", ["room", "topic", "outcome"])
 _HANDLE_S = Histogram(
@@ -96,6 +99,7 @@ class Service:
         self._clock = clock
         self._handling = asyncio.Lock()
         self._attempts: dict[tuple[str, int, int], int] = {}
+        self._num_singly = 0  # so many messages are handled one by one, to find one that fails
         self.port: Port
         self.jobs: JobWorker
 
@@ -127,7 +131,10 @@ class Service:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             ending.set()
-            await asyncio.gather(*tasks)
+            await asyncio.wait(tasks, timeout=_DRAIN_S)
+            for task in tasks:
+                if task.done():
+                    task.result()
         finally:
             self.ready = False
             for task in (*tasks, asked):
@@ -160,7 +167,7 @@ class Service:
             except Exception:
                 await self.logic.start(self.port)
                 raise
-            self.jobs.wake()
+            self._wake_jobs(effects)
 
     async def _consume(self, stop: asyncio.Event) -> None:
         """Poll and handle until `stop`; a bus that is away is waited for."""
@@ -168,46 +175,80 @@ class Service:
             await stop.wait()
             return
         failures = 0
-        while not stop.is_set():
-            try:
-                messages = await self.port.poll(_BATCH, _POLL_S)
-                if messages:
-                    async with self._handling:
-                        await self._handle_batch(messages)
-                failures = 0
-            except OffsetOutOfRange as error:
-                _LOST.labels(self.room).inc()
-                _log.warning(str(error), extra={"room": self.room})
-            except WatError as error:
-                if not error.retryable:
-                    raise
-                failures += 1
-                _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
-                await _pause(min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S), stop)
-                await self._go_back()
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                try:
+                    messages = await self._poll(stopping)
+                    if messages:
+                        async with self._handling:
+                            await self._handle_batch(messages, stop)
+                    failures = 0
+                except OffsetOutOfRange as error:
+                    _LOST.labels(self.room).inc()
+                    _log.warning(str(error), extra={"room": self.room})
+                except WatError as error:
+                    if not error.retryable:
+                        raise
+                    failures += 1
+                    _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
+                    await _pause(min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S), stop)
+                    await self._go_back(stop)
+        finally:
+            stopping.cancel()
 
-    async def _handle_batch(self, messages: Sequence[Message]) -> None:
+    async def _poll(self, stopping: asyncio.Task[bool]) -> Sequence[Message]:
+        """Return the next messages; none as soon as the room is asked to stop."""
+        limit = 1 if self._num_singly else _BATCH
+        poll = asyncio.ensure_future(self.port.poll(limit, _POLL_S))
+        try:
+            await asyncio.wait({poll, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not poll.done():
+                poll.cancel()
+                await asyncio.wait({poll})
+        return () if poll.cancelled() else poll.result()
+
+    async def _handle_batch(self, messages: Sequence[Message], stop: asyncio.Event) -> None:
         """Handle a batch and commit it, up to the first record that fails."""
         started = time.perf_counter()
         effects, positions = Effects(self.room), {}
         failed: tuple[Message, Exception] | None = None
+        num_handled = 0
         for message in messages:
-            before = (len(effects.outgoing), len(effects.writes), len(effects.dead))
+            before = effects.mark()
             try:
                 self._handle_one(message, effects)
             except Exception as error:
-                del effects.outgoing[before[0] :], effects.writes[before[1] :]
-                del effects.dead[before[2] :]
+                effects.back_to(before)
                 failed = (message, error)
                 break
             positions[message.topic, message.partition] = message.offset + 1
+            num_handled += 1
         if positions:
-            await self.port.commit(effects, positions)
-            self.jobs.wake()
+            try:
+                await self.port.commit(effects, positions)
+            except Exception as error:
+                if isinstance(error, WatError) and error.retryable:
+                    raise
+                await self._refused(messages[:num_handled], error, stop)
+                return
+            self._wake_jobs(effects)
+        self._num_singly = max(0, self._num_singly - num_handled)
         _HANDLE_S.labels(self.room).observe(time.perf_counter() - started)
-        self._log_batch(messages, len(messages) if failed is None else messages.index(failed[0]))
+        self._log_batch(messages, num_handled)
         if failed is not None:
-            await self._failed(*failed)
+            await self._failed(*failed, stop)
+
+    async def _refused(
+        self, messages: Sequence[Message], error: Exception, stop: asyncio.Event
+    ) -> None:
+        """Find the record whose effects cannot be committed: alone, it is the one that fails."""
+        if len(messages) == 1:
+            await self._failed(messages[0], error, stop)
+        else:
+            self._num_singly = len(messages)
+            await self._go_back(stop)
 
     def _handle_one(self, message: Message, effects: Effects) -> None:
         place = (message.topic, message.partition, message.offset)
@@ -225,7 +266,7 @@ class Service:
             return
         self.logic.handle(record, message, effects)
 
-    async def _failed(self, message: Message, error: Exception) -> None:
+    async def _failed(self, message: Message, error: Exception, stop: asyncio.Event) -> None:
         """Count the attempt; the fifth puts the record aside. Then go back to the last commit."""
         place = (message.topic, message.partition, message.offset)
         retryable = isinstance(error, WatError) and error.retryable
@@ -249,13 +290,28 @@ class Service:
             extra={"room": self.room, "topic": message.topic, "offset": message.offset},
         )
         await self.port.commit(effects, positions)
-        await self._go_back()
+        await self._go_back(stop)
         if positions is None:
-            await asyncio.sleep(min(_BACKOFF_S * 2**count, _BACKOFF_MAX_S))
+            await _pause(min(_BACKOFF_S * 2**count, _BACKOFF_MAX_S), stop)
 
-    async def _go_back(self) -> None:
-        await self.port.rewind()
-        await self.logic.start(self.port)
+    async def _go_back(self, stop: asyncio.Event) -> None:
+        """Return to the last commit, in reading and in memory; wait for a bus that is away."""
+        delay_s = _BACKOFF_S
+        while not stop.is_set():
+            try:
+                await self.port.rewind()
+                await self.logic.start(self.port)
+            except WatError as error:
+                if not error.retryable:
+                    raise
+                delay_s = min(delay_s * 2, _BACKOFF_MAX_S)
+                await _pause(delay_s, stop)
+            else:
+                return
+
+    def _wake_jobs(self, effects: Effects) -> None:
+        if effects.asks_work:
+            self.jobs.wake()
 
     def _load_attempts(self) -> None:
         rows = self.port.store.query("SELECT topic, partition, offset, count FROM attempts")

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS dead_letters(
 CREATE TABLE IF NOT EXISTS jobs(
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, payload TEXT NOT NULL, state TEXT NOT NULL,
   attempts INTEGER NOT NULL, asked_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL, error TEXT);
+CREATE INDEX IF NOT EXISTS jobs_asked ON jobs(asked_ms, id) WHERE state = 'asked';
 """
 """Tables of the frame, in every room's store beside the room's own."""
 
@@ -92,6 +93,7 @@ class Effects:
         self.outgoing: list[Outgoing] = []
         self.writes: list[Statement] = []
         self.dead: list[DeadLetter] = []
+        self.asks_work = False
 
     def publish(self, record: Record) -> None:
         """Put `record` on its topic; topic and key follow from its type.
@@ -141,12 +143,22 @@ class Effects:
             "VALUES (?, ?, ?, 'asked', 0, ?, ?)",
             (job_id, kind, json.dumps(payload), time_ms, time_ms),
         )
+        self.asks_work = True
 
     def extend(self, other: "Effects") -> None:
         """Append another handling's effects, in order."""
         self.outgoing.extend(other.outgoing)
         self.writes.extend(other.writes)
         self.dead.extend(other.dead)
+        self.asks_work = self.asks_work or other.asks_work
+
+    def mark(self) -> tuple[int, int, int]:
+        """Return how much there is now, for `back_to`."""
+        return len(self.outgoing), len(self.writes), len(self.dead)
+
+    def back_to(self, mark: tuple[int, int, int]) -> None:
+        """Drop what came after `mark`."""
+        del self.outgoing[mark[0] :], self.writes[mark[1] :], self.dead[mark[2] :]
 
     def __bool__(self) -> bool:
         """Tell whether there is anything to commit."""

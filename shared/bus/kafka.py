@@ -11,12 +11,12 @@ are version 0 only (docs/architecture.md).
 import asyncio
 import json
 import logging
+import os
 import secrets
-import socket
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -32,6 +32,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
+from shared.bus.lock import take
 from shared.clock import Clock
 from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange
 from shared.store import Store
@@ -41,6 +42,10 @@ __all__ = ["KafkaBus", "KafkaPort", "KafkaSubscription"]
 
 _START_LIMIT_S = 60.0
 _START_RETRY_S = 1.0
+_STOP_LIMIT_S = 5.0
+_REQUEST_MS = 15_000
+"""After this a batch without an acknowledgement counts as failed, and the frame sends it again."""
+
 _LEADING_WAIT_MS = 200
 """How long a wait for the last topic may hold back news of the leading ones."""
 
@@ -86,31 +91,29 @@ class KafkaBus:
     async def open_port(
         self, room: Room, inputs: Sequence[Topic], tables: str, address: str
     ) -> "KafkaPort":
-        """See Bus.open_port; `address` is not needed, since the broker knows its groups."""
-        await self._make_topics(room, inputs)
+        """See Bus.open_port."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store(self._folder / f"{room}.sqlite3", FRAME_TABLES + tables)
+        lock = await take(self._folder / f"{room}.lock", f"the store of {room}", address)
+        store: Store | None = None
         try:
-            producer = AIOKafkaProducer(
-                **self._client,
-                acks="all",
-                enable_idempotence=True,
-                compression_type="zstd",
-                max_batch_size=_BATCH_BYTES,
-            )
-            await _started(producer)
-            subscription = await self._subscribe(str(room), [str(t) for t in inputs])
+            await self._make_topics(room, inputs)
+            store = Store(self._folder / f"{room}.sqlite3", FRAME_TABLES + tables)
+            instance = self._instance(room)
+            subscription = None
+            if inputs:
+                subscription = await self._subscribe(str(room), [str(t) for t in inputs], instance)
         except BaseException:
-            store.close()
+            if store is not None:
+                store.close()
+            os.close(lock)
             raise
-        port = KafkaPort(self, room, producer, subscription, store)
+        port = KafkaPort(self, room, subscription, store, lock)
         self._open.append(port)
         return port
 
     async def subscribe(self, group: str, topics: Sequence[str]) -> "KafkaSubscription":
         """See Bus.subscribe."""
-        subscription = await self._subscribe(group, topics)
-        assert subscription is not None
+        subscription = await self._subscribe(group, topics, None)
         self._open.append(subscription)
         return subscription
 
@@ -150,32 +153,56 @@ class KafkaBus:
             await opened.close()
         self._open.clear()
         if self._reader is not None:
-            await self._reader.stop()
+            await _stopped(self._reader)
             self._reader = None
 
-    async def _subscribe(self, group: str, topics: Sequence[str]) -> "KafkaSubscription | None":
-        if not topics:
-            return None
-        consumer = AIOKafkaConsumer(
-            *topics,
-            **self._client,
-            group_id=group,
-            # Unique per replica and start: a static member that restarts must not be fenced.
-            group_instance_id=f"{group}-{socket.gethostname()}-{secrets.token_hex(4)}",
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+    async def producer(self) -> AIOKafkaProducer:
+        """Return a new producer. Raises BusUnavailable."""
+        return await _started(
+            lambda: AIOKafkaProducer(
+                **self._client,
+                acks="all",
+                enable_idempotence=True,
+                compression_type="zstd",
+                max_batch_size=_BATCH_BYTES,
+                request_timeout_ms=_REQUEST_MS,
+            )
         )
-        await _started(consumer)
+
+    async def _subscribe(
+        self, group: str, topics: Sequence[str], instance: str | None
+    ) -> "KafkaSubscription":
+        consumer = await _started(
+            lambda: AIOKafkaConsumer(
+                *topics,
+                **self._client,
+                group_id=group,
+                group_instance_id=instance,
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+                max_partition_fetch_bytes=4 * 1024 * 1024,
+                request_timeout_ms=_REQUEST_MS,
+            )
+        )
         return KafkaSubscription(consumer, topics)
+
+    def _instance(self, room: Room) -> str:
+        """Return the name of this replica in its group: its own, and the same at each start.
+
+        So a restart takes its place again at once; any other name would wait for the old one's
+        session to time out.
+        """
+        path = self._folder / f"{room}.instance"
+        if not path.exists():
+            path.write_text(f"{room}-{secrets.token_hex(8)}")
+        return path.read_text()
 
     async def _make_topics(self, room: Room, inputs: Sequence[Topic]) -> None:
         """Create the topics this room writes or reads, where they are missing."""
         wanted = [_new_topic(t, TOPICS[t], int(self._partitions)) for t in (*OWNERS[room], *inputs)]
         wanted.append(NewTopic(dead_letters(room), 1, -1, topic_configs=_DEAD_CONFIG))
-        admin = AIOKafkaAdminClient(**self._client)
-        await _started(admin)
+        admin = await _started(lambda: AIOKafkaAdminClient(**self._client))
         try:
             answer = await _asked(admin.create_topics(wanted))
             for name, code, *_ in answer.topic_errors:
@@ -187,11 +214,11 @@ class KafkaBus:
 
     async def _standing_reader(self) -> AIOKafkaConsumer:
         if self._reader is None:
-            reader = AIOKafkaConsumer(
-                **self._client, enable_auto_commit=False, auto_offset_reset="earliest"
+            self._reader = await _started(
+                lambda: AIOKafkaConsumer(
+                    **self._client, enable_auto_commit=False, auto_offset_reset="earliest"
+                )
             )
-            await _started(reader)
-            self._reader = reader
         return self._reader
 
     async def _places(self, topic: str) -> list[TopicPartition]:
@@ -238,9 +265,15 @@ class KafkaSubscription:
     async def rewind(self) -> None:
         """See Subscription.rewind."""
         self._held = []
-        places = list(self._consumer.assignment())
-        if places:
-            await _asked(self._consumer.seek_to_committed(*places))
+        for place in self._consumer.assignment():
+            committed = await _asked(self._consumer.committed(place))
+            try:
+                if committed is None:  # seek_to_committed would stay where it is
+                    await _asked(self._consumer.seek_to_beginning(place))
+                else:
+                    self._consumer.seek(place, committed)
+            except IllegalStateError:  # a rebalance took it: its new owner begins there anyway
+                continue
 
     def lag(self) -> dict[Place, int]:
         """See Subscription.lag; a partition counts from its first fetch on."""
@@ -254,7 +287,7 @@ class KafkaSubscription:
 
     async def close(self) -> None:
         """See Subscription.close."""
-        await self._consumer.stop()
+        await _stopped(self._consumer)
 
     async def _fetch(self, topics: Sequence[str], wait_ms: int, limit: int) -> list[Message]:
         """Return messages of one partition of `topics`."""
@@ -301,15 +334,17 @@ class KafkaPort:
         self,
         bus: KafkaBus,
         room: Room,
-        producer: AIOKafkaProducer,
         subscription: KafkaSubscription | None,
         store: Store,
+        lock: int,
     ) -> None:
         self.room = room
         self.store = store
         self._bus = bus
-        self._producer = producer
         self._subscription = subscription
+        self._locks = [lock]
+        self._producing = asyncio.Lock()
+        self._producer: AIOKafkaProducer | None = None
 
     async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
         """See Subscription.poll."""
@@ -329,7 +364,7 @@ class KafkaPort:
         """See Port.commit: outputs acknowledged, then the store, then the group's offset."""
         outgoing = effects.outgoing + [_dead(self.room, letter) for letter in effects.dead]
         if outgoing:
-            await self._produce(outgoing)
+            await self._send(outgoing)
         if effects.writes or positions:
 
             def change(writer: Any) -> None:
@@ -360,31 +395,51 @@ class KafkaPort:
         """See Port.close."""
         if self._subscription is not None:
             await self._subscription.close()
-        await self._producer.stop()
+        if self._producer is not None:
+            await _stopped(self._producer)
+            self._producer = None
         self.store.close()
+        while self._locks:
+            os.close(self._locks.pop())
 
-    async def _produce(self, outgoing: Sequence[Outgoing]) -> None:
+    async def _send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send and wait for the acknowledgements, one sending at a time: order per key.
+
+        A producer that failed is not used again: what it still holds must not arrive later.
+        """
+        async with self._producing:
+            if self._producer is None:
+                self._producer = await self._bus.producer()
+            try:
+                await self._produce(self._producer, outgoing)
+            except BaseException:
+                failed, self._producer = self._producer, None
+                await _stopped(failed)
+                raise
+
+    async def _produce(self, producer: AIOKafkaProducer, outgoing: Sequence[Outgoing]) -> None:
         """Send in whole batches per partition, in order; return once all are acknowledged."""
+        topics = {out.topic for out in outgoing}
+        partitions = {t: sorted(await _asked(producer.partitions_for(t))) for t in topics}
         by_place: dict[tuple[str, int], list[Outgoing]] = {}
         for out in outgoing:
-            partitions = sorted(await _asked(self._producer.partitions_for(out.topic)))
-            index = (murmur2(out.key) & 0x7FFFFFFF) % len(partitions)  # as Kafka's own clients do
-            by_place.setdefault((out.topic, partitions[index]), []).append(out)
+            choice = partitions[out.topic]
+            # As Kafka's own clients choose it.
+            index = (murmur2(out.key) & 0x7FFFFFFF) % len(choice) if len(choice) > 1 else 0
+            by_place.setdefault((out.topic, choice[index]), []).append(out)
         waiting = []
         for (topic, partition), rows in by_place.items():
-            batch = self._producer.create_batch()
+            batch = producer.create_batch()
             for out in rows:
                 value, headers = out.value or None, list(out.headers)
                 if batch.append(timestamp=None, key=out.key, value=value, headers=headers) is None:
                     waiting.append(
-                        await _asked(self._producer.send_batch(batch, topic, partition=partition))
+                        await _asked(producer.send_batch(batch, topic, partition=partition))
                     )
-                    batch = self._producer.create_batch()
+                    batch = producer.create_batch()
                     added = batch.append(timestamp=None, key=out.key, value=value, headers=headers)
                     assert added is not None, "a record is smaller than an empty batch"
-            waiting.append(
-                await _asked(self._producer.send_batch(batch, topic, partition=partition))
-            )
+            waiting.append(await _asked(producer.send_batch(batch, topic, partition=partition)))
         for sent in waiting:
             await _asked(sent)
 
@@ -444,13 +499,15 @@ async def _asked(answer: Awaitable[T]) -> T:
         raise BusUnavailable(f"the broker does not answer ({error!r}): is it running?") from error
 
 
-async def _started(client: Any) -> None:
-    """Start a client, waiting up to a minute for a broker that is away. Raises BusUnavailable."""
+async def _started(make: Callable[[], T]) -> T:
+    """Make a client and start it, waiting up to a minute for the broker. Raises BusUnavailable."""
     deadline = time.monotonic() + _START_LIMIT_S
     while True:
+        client: Any = make()
         try:
             await client.start()
         except (KafkaError, OSError) as error:
+            await _stopped(client)
             if time.monotonic() >= deadline:
                 raise BusUnavailable(
                     f"no broker answers at the address of WAT_BUS_URL ({error!r}): start it, or "
@@ -458,5 +515,20 @@ async def _started(client: Any) -> None:
                 ) from error
             _log.warning("waiting for the broker")
             await asyncio.sleep(_START_RETRY_S)
+        except BaseException:
+            await _stopped(client)
+            raise
         else:
-            return
+            return cast("T", client)
+
+
+async def _stopped(client: Any) -> None:
+    """Stop a client; one that waits for a broker that is away is cut off after a while."""
+    try:
+        async with asyncio.timeout(_STOP_LIMIT_S):
+            await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+    except (KafkaError, OSError, TimeoutError) as error:
+        _log.warning("a broker's client did not end: %s", type(error).__name__)
+        if isinstance(client, AIOKafkaProducer):  # else it goes on sending what it still holds
+            await client._sender.close()
+            await client.client.close()

@@ -10,8 +10,6 @@ Does not cover: more than one machine, and more than one process per room.
 """
 
 import asyncio
-import fcntl
-import json
 import os
 import time
 import zlib
@@ -23,13 +21,19 @@ from typing import Any, cast
 import apsw
 
 from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
+from shared.bus.lock import take
 from shared.clock import Clock
-from shared.errors import BusError, BusUnavailable, OffsetOutOfRange, TopicLocked
+from shared.errors import (
+    BusError,
+    BusUnavailable,
+    ContractError,
+    OffsetOutOfRange,
+)
 from shared.schemas import Headers
 from shared.store import SqlValue, Store, connect_reader
 from shared.topics import OWNERS, TOPICS, Room, Topic
 
-__all__ = ["LogBus", "LogPort", "LogSubscription", "owner_address"]
+__all__ = ["LogBus", "LogPort", "LogSubscription"]
 
 _SHIFT = 44
 """A row's id is partition << 44 | offset: 2^44 records per partition, appended at N ends."""
@@ -43,7 +47,7 @@ _RETAIN_CHUNK = 2_000
 _TOPIC_TABLES = """
 CREATE TABLE IF NOT EXISTS records(
   id INTEGER PRIMARY KEY, key BLOB NOT NULL, time_ms INTEGER NOT NULL,
-  headers TEXT NOT NULL, value BLOB NOT NULL);
+  headers BLOB NOT NULL, value BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS heads(partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);
 """
 _COMPACT_INDEX = "CREATE INDEX IF NOT EXISTS records_key ON records(key, id);"
@@ -71,7 +75,7 @@ class LogBus:
         locks, stores = [], {}
         try:
             for topic in OWNERS[room]:
-                locks.append(_lock(self._folder, topic, address))
+                locks.append(await take(self._folder / f"{topic}.lock", f"topic {topic}", address))
                 stores[topic] = Store(
                     self._folder / f"{topic}.sqlite3",
                     _TOPIC_TABLES
@@ -219,36 +223,39 @@ class LogSubscription:
             return []
         for place, position, following in self._unread(topic, reader):
             reader.look_again()
-            if found := reader.read(topic, place[1], position, max_records):
+            found = reader.read(topic, place[1], position, max_records)
+            arrived_at = found[0].offset if found else following
+            if arrived_at > position:
+                self._positions[place] = arrived_at
+                self._check_not_overtaken(place, position, reader)
+            if found:
                 return found
-            self._positions[place] = following  # compaction or retention left nothing here
         return []
 
     def _take(self, found: list[Message]) -> list[Message]:
         """Move on past `found`."""
         if found:
-            place = (found[0].topic, found[0].partition)
-            position = self._positions.get(place, 0)
-            self._check_not_overtaken(place, position, found[0].offset)
-            self._positions[place] = found[-1].offset + 1
+            self._positions[found[0].topic, found[0].partition] = found[-1].offset + 1
         return found
 
     def _unread(self, topic: str, reader: "_TopicReader") -> list[tuple[Place, int, int]]:
         """Return (place, position, next offset) of partitions with news, the longest first."""
-        ends = [((topic, p), following) for p, (_, following) in reader.bounds().items()]
+        ends = [((topic, p), following) for p, following in reader.heads().items()]
         unread = [(at, self._positions.get(at, 0), following) for at, following in ends]
         return sorted((u for u in unread if u[1] < u[2]), key=lambda u: u[1] - u[2])
 
-    def _check_not_overtaken(self, place: Place, position: int, oldest: int) -> None:
+    def _check_not_overtaken(self, place: Place, position: int, reader: "_TopicReader") -> None:
+        """Raise OffsetOutOfRange where the oldest record there is lies after `position`."""
         topic, partition = place
-        spec = TOPICS.get(Topic(topic)) if topic in set(Topic) else None
-        if position == 0 or oldest == position or (spec is not None and spec.compact):
-            return  # a new group, nothing lost, or gaps that compaction leaves on purpose
-        self._positions[place] = oldest
-        raise OffsetOutOfRange(
-            f"{topic}/{partition}: records {position} to {oldest - 1} were removed by retention "
-            "before they were read; reading goes on after them"
-        )
+        compact = any(topic == known and spec.compact for known, spec in TOPICS.items())
+        if position == 0 or compact:
+            return  # a new group starts at the oldest; compaction leaves gaps on purpose
+        oldest = reader.bounds()[partition][0]
+        if oldest > position:  # else the gap is in the middle: records that were forgotten
+            raise OffsetOutOfRange(
+                f"{topic}/{partition}: records {position} to {oldest - 1} were removed by "
+                "retention before they were read; reading goes on after them"
+            )
 
 
 class LogPort:
@@ -343,8 +350,8 @@ class LogPort:
             partition = self._bus.partition_of(out.key)
             offset = heads.get(partition, 0)
             heads[partition] = offset + 1
-            headers = json.dumps([(name, value.decode()) for name, value in out.headers])
-            inserts.append((partition << _SHIFT | offset, out.key, now_ms, headers, out.value))
+            row = partition << _SHIFT | offset
+            inserts.append((row, out.key, now_ms, _pack(out.headers), out.value))
         writer.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", inserts)
         writer.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?)", list(heads.items()))
         if TOPICS[topic].compact:
@@ -381,10 +388,14 @@ class _TopicReader:
         """Make the next `changed` true."""
         self._seen_version = -1
 
+    def heads(self) -> dict[int, int]:
+        """Return partition -> next offset; empty for a missing topic."""
+        return dict(self._rows("SELECT partition, next FROM heads"))
+
     def bounds(self) -> dict[int, tuple[int, int]]:
         """Return partition -> (oldest offset, next offset); empty for a missing topic."""
         result = {}
-        for partition, following in self._rows("SELECT partition, next FROM heads"):
+        for partition, following in self.heads().items():
             first = self._rows(
                 "SELECT id FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
                 (partition << _SHIFT, (partition + 1) << _SHIFT),
@@ -397,7 +408,7 @@ class _TopicReader:
         """Return up to `limit` messages from `offset` on."""
         base = partition << _SHIFT
         return [
-            Message(topic, partition, row - base, key, value, _headers(headers), time_ms)
+            Message(topic, partition, row - base, key, value, _unpack(headers), time_ms)
             for row, key, time_ms, headers, value in self._rows(
                 "SELECT id, key, time_ms, headers, value FROM records "
                 "WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
@@ -437,43 +448,17 @@ class _TopicReader:
             raise BusError(f"{self._path} cannot be read: {error}") from error
 
 
-def owner_address(folder: Path, room: Room) -> str | None:
-    """Return where the process that owns `room`'s topic answers, or None where none runs."""
-    path = folder / f"{OWNERS[room][0]}.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return str(json.loads(os.read(handle, 4096) or b"{}").get("address", "")) or None
-    else:
-        return None
-    finally:
-        os.close(handle)
+def _pack(headers: Headers) -> bytes:
+    """Join names and values by NUL, which CloudEvents attributes cannot hold."""
+    packed = b"\0".join([part for name, value in headers for part in (name.encode(), value)])
+    if headers and packed.count(b"\0") != 2 * len(headers) - 1:
+        raise ContractError("a header holds a NUL byte: leave it out")
+    return packed
 
 
-def _lock(folder: Path, topic: Topic, address: str) -> int:
-    """Take the topic's lock file; return its descriptor. Raises TopicLocked."""
-    path = folder / f"{topic}.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = json.loads(os.read(handle, 4096) or b"{}")
-        os.close(handle)
-        raise TopicLocked(
-            f"topic {topic} is written by process {holder.get('pid')} "
-            f"({holder.get('address')}): stop it, or ask it over REST"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps({"pid": os.getpid(), "address": address}).encode(), 0)
-    return handle
-
-
-def _headers(text: str) -> Headers:
-    return tuple((name, value.encode()) for name, value in json.loads(text))
+def _unpack(packed: bytes) -> Headers:
+    parts = packed.split(b"\0") if packed else []
+    return tuple(zip(map(bytes.decode, parts[::2]), parts[1::2], strict=True))
 
 
 def _save_positions(positions: Mapping[Place, int], writer: apsw.Connection) -> None:
@@ -484,22 +469,37 @@ def _save_positions(positions: Mapping[Place, int], writer: apsw.Connection) -> 
 def _retain(
     now_ms: int, max_age_ms: int | None, max_bytes: int | None, writer: apsw.Connection
 ) -> bool:
-    """Remove one chunk of what is too old or too much; tell whether there may be more."""
+    """Remove one chunk of what is too old or too much; tell whether there may be more.
+
+    Looks at the oldest rows alone: within a partition, rows stand in order of time.
+    """
+    too_much = max_bytes is not None and _used_bytes(writer) > max_bytes
+    eldest: list[tuple[int, int]] = []  # time of each partition's oldest record, and its base
     removed = 0
-    if max_age_ms is not None:
-        writer.execute(
-            "DELETE FROM records WHERE id IN "
-            "(SELECT id FROM records WHERE time_ms < ? ORDER BY id LIMIT ?)",
-            (now_ms - max_age_ms, _RETAIN_CHUNK),
-        )
-        removed += writer.changes()
-    if max_bytes is not None and _used_bytes(writer) > max_bytes:
-        writer.execute(
-            "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY time_ms LIMIT ?)",
-            (_RETAIN_CHUNK,),
-        )
-        removed += writer.changes()
+    for (partition,) in writer.execute("SELECT partition FROM heads").fetchall():
+        base = cast("int", partition) << _SHIFT
+        rows = cast("list[tuple[int, int]]", writer.execute(_OLDEST, _range(base)).fetchall())
+        if rows:
+            eldest.append((rows[0][1], base))
+        if max_age_ms is not None:
+            old = [row for row, time_ms in rows if time_ms < now_ms - max_age_ms]
+            removed += _remove(old, writer)
+    if not removed and too_much and eldest:
+        rows = cast("list[tuple[int, int]]", writer.execute(_OLDEST, _range(min(eldest)[1])))
+        removed = _remove([row for row, _ in rows], writer)
     return removed > 0
+
+
+_OLDEST = "SELECT id, time_ms FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+
+
+def _range(base: int) -> tuple[int, int, int]:
+    return base, base + (1 << _SHIFT), _RETAIN_CHUNK
+
+
+def _remove(rows: Sequence[int], writer: apsw.Connection) -> int:
+    writer.executemany("DELETE FROM records WHERE id = ?", [(row,) for row in rows])
+    return len(rows)
 
 
 def _used_bytes(writer: apsw.Connection) -> int:
