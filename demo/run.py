@@ -172,29 +172,26 @@ def _step_words(step: dict[str, Any]) -> str:
 async def _train(
     stack: Stack, view: View, figures: Figures, routine: dict[str, Any]
 ) -> dict[str, Any]:
-    """Wait for the agent of the newest training, and show how it goes."""
+    """Wait for the last training that the routine set off by itself, and show how it goes."""
     view.begin("train", "waiting for the training to begin")
     started = time.monotonic()
     routine_id = routine["routine_id"]
-    # Trained first on the proposal; the person has shown more since: train on all of it.
-    await stack.ask("POST", f"task-learner/routines/{routine_id}/approve")
 
     async def card() -> dict[str, Any] | None:
-        trainings = await stack.all("agent-trainer/trainings")
-        mine = [t for t in trainings if t.get("routine_id") == routine_id]
-        for training in mine:
+        trainings = [
+            t for t in await stack.all("agent-trainer/trainings") if t["routine_id"] == routine_id
+        ]
+        for training in trainings:
             if training["state"] in ("asked", "running"):
-                share = training.get("share")
-                view.update("train", training.get("progress") or training["state"], share)
+                await _follow(stack, view, training)
                 return None
-        cards = [c for c in await stack.all("agent-trainer/models")
-                 if c["subject_id"] == routine_id and c["kind"] == "agent"]  # fmt: skip
-        newest = max(cards, key=lambda c: c["time_ms"], default=None)
-        if newest is None or not mine:
-            return None
-        if newest["status"] == "failed":
+        cards = [
+            c for c in await stack.all("agent-trainer/models") if c["subject_id"] == routine_id
+        ]
+        newest = max(cards, key=lambda c: int(c["time_ms"]), default=None)
+        if newest is not None and newest["status"] == "failed":
             raise StackError(f"training failed: {newest['reason']}")
-        return newest
+        return newest if trainings else None
 
     found: dict[str, Any] = dict(await stack.until("no agent was trained", card, _TRAIN_S))
     await stack.until("the runner did not accept the agent", _accepted(stack, found), 30)
@@ -203,6 +200,13 @@ async def _train(
     figures.model_id = found["id"]
     view.end("train", f"{found['size_bytes'] / 1024:.0f} KiB of WebAssembly ({found['precision']})")
     return found
+
+
+async def _follow(stack: Stack, view: View, training: dict[str, Any]) -> None:
+    """Show one training's progress until it ends."""
+    async for line in stack.follow(f"agent-trainer/trainings/{training['id']}/events"):
+        said = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("event", "reason"))
+        view.update("train", f"{line.get('event', '')} {said}")
 
 
 def _accepted(stack: Stack, card: dict[str, Any]) -> Any:

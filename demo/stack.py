@@ -81,7 +81,7 @@ class Stack:
             answer = await self._client.get(f"/v1/{path}", params=params)
             page = answer.raise_for_status().json()
             items += page["items"]
-            if page["next"] is None:
+            if page.get("next") is None:
                 return items
             params["cursor"] = page["next"]
 
@@ -89,6 +89,13 @@ class Stack:
         """Yield the events after the first `seen`, once."""
         for event in (await self.all("user-monitor/events"))[seen:]:
             yield event
+
+    async def follow(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield what a stream of server-sent events says, until it ends."""
+        async with self._client.stream("GET", f"/v1/{path}", timeout=None) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
 
     async def until(
         self, what: str, found: Callable[[], Any], timeout_s: float, every_s: float = 0.3
