@@ -85,7 +85,7 @@ class Tools:
         async with self.gate.act():
             await self.marks.cover(self.actuator.target)
             self.gate.check()
-            await self.actuator.open(self.start_url)
+            await self.gate.through(self.actuator.open(self.start_url))
 
 
 def read_back(manifest: Manifest, snapshot: Snapshot, values: dict[str, str]) -> str | None:
@@ -253,9 +253,10 @@ class RecordWork:
         try:
             tools.gate.check()
             assert outcome.op is not None
-            performed = await tools.actuator.perform(
+            act = tools.actuator.perform(
                 outcome.op, index, text=self._value_of(outcome.slot), key=outcome.key
             )
+            performed = await tools.gate.through(act)
             came, note, ends_here = Came.DONE, performed.untrusted_note, performed.ends_here
         except (StepRefused, RunStopped) as error:
             came, note = Came.REFUSED, str(error)

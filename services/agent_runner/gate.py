@@ -5,12 +5,17 @@ already reached the page: an act under way is waited for, or cut off with its br
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
-from shared.errors import WatError
+from shared.errors import ActuatorError, WatError
 
 __all__ = ["Gate", "RunStopped"]
+
+_GRACE_S = 2.0  # for an act whose screen was closed under it
+
+T = TypeVar("T")
 
 
 class RunStopped(WatError):
@@ -26,6 +31,7 @@ class Gate:
         self.reason: str | None = None  # set: stopped
         self.forgotten = False  # nothing more may be kept of the run
         self._acting = asyncio.Lock()
+        self._under_way: asyncio.Task[Any] | None = None
 
     def check(self) -> None:
         """Raise RunStopped where the run was stopped."""
@@ -39,6 +45,23 @@ class Gate:
             self.check()
             yield
 
+    async def through(self, act: Coroutine[Any, Any, T]) -> T:
+        """Run one act, to be called inside `act()`.
+
+        Raises ActuatorError where `stop` had to cut it off, and what the act raises.
+        """
+        task = asyncio.create_task(act)
+        self._under_way = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if own is not None and own.cancelling():
+                raise
+            raise ActuatorError(f"{self.reason}, in the middle of an act") from None
+        finally:
+            self._under_way = None
+
     def shut(self, reason: str) -> None:
         """Let nothing new through; `stop` also waits for what is under way."""
         self.reason = self.reason or reason
@@ -51,6 +74,10 @@ class Gate:
     async def stop(self, reason: str, close_screen: Callable[[], Awaitable[None]]) -> None:
         """Shut the gate, close the screen and return once no act is under way."""
         self.shut(reason)
+        under_way = self._under_way
         await close_screen()
+        if under_way is not None:
+            await asyncio.wait({under_way}, timeout=_GRACE_S)
+            under_way.cancel()
         async with self._acting:
             return
