@@ -218,8 +218,8 @@ def _source(group: Sequence[int], columns: Sequence[Sequence[StepValue | None]])
         if v is not None and v.chosen
     )
     # Of several places a labelled one, then the one that was clicked on, then the commonest.
-    ranked = sorted(enough, key=lambda p: (p[0] is not None, own[p], enough[p], str(p)))
-    return ranked[-1]
+    best: Place = max(enough, key=lambda p: (p[0] is not None, own[p], enough[p], str(p)))
+    return best
 
 
 def _name(label: str, taken: set[str]) -> str:

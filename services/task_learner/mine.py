@@ -43,7 +43,7 @@ _BEFORE = 3  # actions before a stretch's first own one that may belong to it
 _NEAR_MS = 5 * 60_000
 _LIFT = 0.3  # how much more often than by chance a shared token must be there
 _ORDER_SHARE = 0.75  # share of present steps that are in the common order
-_MIN_GAIN_BITS = 4.0
+_MIN_GAIN_BITS = 1.0
 _MIN_EVIDENCE = 7  # (executions - 1) x steps: the shorter a pattern, the more often it is shown
 _CHANGING = frozenset({"edit", "select", "file"})
 _MAX_GROUP = 60
@@ -118,10 +118,10 @@ def consensus(segments: Sequence[Sequence[int]], share: float = CORE_SHARE) -> l
     kept = _multiplicity(segments, share)
     if not kept:
         return []
-    reduced = Counter(tuple(_last_uses(s, kept)) for s in segments)
+    reduced: Counter[tuple[int, ...]] = Counter(tuple(_last_uses(s, kept)) for s in segments)
     common = [s for s, _ in reduced.most_common(_CANDIDATES)]
-    plan = list(max(common, key=lambda s: sum(_likeness(s, o) * reduced[o] for o in common)))
-    plan = _insert_missing(plan, reduced, kept)
+    usual = max(common, key=lambda s: _likeness(s, reduced, common))
+    plan = _insert_missing(list(usual), reduced, kept)
     hits = [0] * len(plan)
     for segment, count in reduced.items():
         present = Counter(segment)
@@ -247,7 +247,7 @@ def _boundary(log: _Log, group: frozenset[int]) -> int | None:
     uses = [i for i, n in enumerate(log.ids) if n in group]
     best, best_score = None, -math.inf
     pauses = [
-        math.log1p((log.times_ms[b] - log.times_ms[a]) / 1000) + math.log1p(b - a - 1)
+        math.log1p(max(0, log.times_ms[b] - log.times_ms[a]) / 1000) + math.log1p(b - a - 1)
         for a, b in pairwise(uses)
     ]
     for end in group:
@@ -374,8 +374,13 @@ def _last_uses(segment: Sequence[int], kept: Mapping[int, int]) -> list[int]:
     return reduced[::-1]
 
 
-def _likeness(segment: Sequence[int], other: Sequence[int]) -> int:
-    return sum(j is not None for j in align(segment, other))
+def _likeness(
+    segment: tuple[int, ...],
+    weights: Mapping[tuple[int, ...], int],
+    others: Sequence[tuple[int, ...]],
+) -> int:
+    """Return how many steps `segment` has in common with `others`, by their weights."""
+    return sum(weights[o] * (len(segment) - align(segment, o).count(None)) for o in others)
 
 
 def _insert_missing(

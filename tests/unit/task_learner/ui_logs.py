@@ -23,9 +23,17 @@ from shared.schemas import (
 )
 
 BOOT = "test-boot"
-FIRST = "Ada Bo Cleo Dov Eli Fay Gus Hal Ida Jon Kay Leo Mia Ned Ora Pia Quin Ray Sam Tia".split()
-LAST = "Abel Born Cole Dahl Eads Finn Gray Hill Ives Jung Kent Lund Moss Nash Ott Pike".split()
-TOWNS = "Bern Oslo Kiel Graz Lyon Turku Porto Gent Riga Brno".split()
+FIRST = [
+    "Ada", "Bo", "Cleo", "Dov", "Eli", "Fay", "Gus", "Hal", "Ida", "Jon", "Kay", "Leo", "Mia",
+    "Ned", "Ora", "Pia", "Quin", "Ray", "Sam", "Tia",
+]  # fmt: skip
+LAST = [
+    "Abel", "Born", "Cole", "Dahl", "Eads", "Finn", "Gray", "Hill", "Ives", "Jung", "Kent",
+    "Lund", "Moss", "Nash", "Ott", "Pike",
+]  # fmt: skip
+TOWNS = [
+    "Bern", "Oslo", "Kiel", "Graz", "Lyon", "Turku", "Porto", "Gent", "Riga", "Brno",
+]  # fmt: skip
 
 
 @dataclass

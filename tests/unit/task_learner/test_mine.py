@@ -1,0 +1,61 @@
+"""Routines are found in unsegmented logs, and nothing is found where there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from services.task_learner.mine import mine
+from services.task_learner.segment import Vocabulary
+from shared.schemas import UiEvent
+from tests.unit.task_learner import ui_logs
+from tests.unit.task_learner.logs import actions_of
+
+CLAIM = ["New claim", "E-mail", "Full name", "Town", "Amount", "Currency", "Submit claim"]
+MAIL = ["Sender", "Status", "Remark", "Scanned", "File letter"]
+
+
+def found_in(events):
+    actions = actions_of(events)
+    return [
+        ([t.label for t in f.pattern.tokens if not t.label.startswith("@")], len(f.executions))
+        for f in mine(actions, Vocabulary.of(actions))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_routine_is_found_among_detours_typos_and_other_work(seed):
+    assert found_in(ui_logs.person(seed, claims=12).events) == [(CLAIM, 12)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_routine_done_back_to_back_has_the_right_phase(seed):
+    assert found_in(ui_logs.person(seed, claims=12, work=0).events) == [(CLAIM, 12)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_mixed_routines_are_found_each_in_its_own_right(seed):
+    log = ui_logs.person(seed, claims=12, mails=9)
+    assert found_in(log.events) == [(CLAIM, 12), (MAIL, 9)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_is_found_in_a_shuffled_log(seed):
+    log = ui_logs.person(seed, claims=20, mails=15)
+    assert found_in(ui_logs.shuffled(log)) == []
+
+
+def test_reading_and_searching_over_and_over_are_no_routine():
+    log = ui_logs.person(1, claims=0, mails=0)
+    for _ in range(40):
+        ui_logs.peek(log)
+    assert found_in(log.events) == []
+
+
+def test_an_empty_log_has_no_routine():
+    assert found_in([]) == []
+
+
+def test_the_recorded_log_holds_eight_claims_and_six_letters():
+    log = Path(__file__).parents[2] / "data" / "desk_log.jsonl"
+    events = [UiEvent.model_validate_json(line) for line in log.read_text().splitlines()]
+    assert found_in(events) == [(CLAIM, 8), (MAIL, 6)]
