@@ -293,10 +293,14 @@ def _states(raws: Iterable[Step], final: Snapshot | None) -> tuple[State, ...]:
 def _start_url(firsts: Sequence[Step]) -> str:
     """Return where the chore begins. Raises TrainingError where each trace begins elsewhere."""
     urls = [raw.url for raw in firsts if raw.url]
-    for candidates in (urls, [urlunsplit((*urlsplit(u)[:3], "", "")) for u in urls]):
-        url, count = Counter(candidates).most_common(1)[0] if candidates else ("", 0)
-        if count > 1:
-            return url
+    url, count = Counter(urls).most_common(1)[0] if urls else ("", 0)
+    if count > 1:
+        return url
+    # An address without an id in it can be opened again, whatever the record.
+    plain = [urlunsplit((*urlsplit(u)[:3], "", "")) for u in urls]
+    lasting = [u for u in plain if not any(c.isdigit() for c in urlsplit(u).path)]
+    if lasting:
+        return Counter(lasting).most_common(1)[0][0]
     raise TrainingError(
         "each demonstration begins on another page: begin all of them on the same one"
     )

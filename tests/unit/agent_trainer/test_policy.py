@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from services.agent_trainer.dataset import STEPS, Dataset  # noqa: E402
+from services.agent_trainer.evaluate import (  # noqa: E402
+    Judged,
+    agreement,
+    calibrate,
+    decide_all,
+    judge,
+)
+from services.agent_trainer.options import TrainOptions  # noqa: E402
+from services.agent_trainer.policy import Policy  # noqa: E402
+from services.agent_trainer.train import fit  # noqa: E402
+from shared.errors import Diverged  # noqa: E402
+from shared.manifest import Network  # noqa: E402
+from shared.module import reference_logits  # noqa: E402
+
+torch.set_num_threads(1)
+NETWORK = Network(
+    num_features=5, num_context=3, num_actions=2, element=(8,), context=(8,), score=()
+)
+
+
+def toy(num=40, seed=0):
+    """Return decisions whose target is the row with the one feature that g names."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(2, 6, num)
+    x = rng.integers(0, 2, (counts.sum(), 5)).astype(np.uint8) * STEPS
+    starts = np.cumsum(counts) - counts
+    rows = rng.integers(0, counts)
+    x[:, 0] = 0
+    x[starts + rows, 0] = STEPS
+    g = np.zeros((num, 3), np.float32)
+    action = rng.integers(0, 2, num)
+    g[np.arange(num), action] = 1
+    return Dataset(x, g, starts, counts, rows, action)
+
+
+def test_torch_and_the_module_agree_on_ragged_batches():
+    torch.manual_seed(1)
+    policy = Policy(NETWORK)
+    weights = {name: t.detach().numpy() for name, t in policy.state_dict().items()}
+    assert {n: w.shape for n, w in weights.items()} == NETWORK.parameter_shapes()
+    data = toy()
+    made = decide_all(policy, data)
+    for e in (0, 7, 39):
+        logits, finish = reference_logits(NETWORK, weights, *data.observation(e))
+        assert made[e].logit == pytest.approx(max(logits.max(), finish), abs=1e-5)
+    share, gap = agreement(NETWORK, weights, data, range(40), made, 0.0, "f32")
+    assert share == 1
+    assert gap < 1e-5
+
+
+def test_a_rule_is_learnt_and_the_best_epoch_kept():
+    options = TrainOptions(num_epochs=16, learning_rate=3e-2, batch_size=16, patience=60)
+    fitted = fit(NETWORK, toy(200), toy(50, seed=1), options)
+    assert judge(decide_all(fitted.policy, toy(50, seed=2)), toy(50, seed=2)).accuracy >= 0.95
+    assert fitted.num_epochs == 1 + int(np.argmin(fitted.held_out_losses))
+    assert fitted.losses[-1] < fitted.losses[0]
+
+
+def test_the_same_seed_gives_the_same_weights():
+    one, two = (fit(NETWORK, toy(), None, TrainOptions(num_epochs=2)) for _ in range(2))
+    for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    data = toy()
+    data.g_EG[0, 0] = np.nan
+    with pytest.raises(Diverged):
+        fit(NETWORK, data, None, TrainOptions(num_epochs=1))
+
+
+def test_the_threshold_lies_above_every_wrong_decision_and_the_floor():
+    margins = np.array([6.0, 5.0, 4.0, 1.0], np.float32)
+    right = np.array([True, True, True, False])
+    assert calibrate(Judged(right, margins), 0.5) > 1.0
+    assert calibrate(Judged(np.ones(4, bool), margins), 0.5) >= 0.5
+    assert calibrate(Judged(np.ones(2, bool), np.full(2, 0.1, np.float32)), 0.5) == 0.5
+    wrong, abstained = Judged(right, margins).shares(4.5)
+    assert (wrong, abstained) == (0.0, 0.5)
