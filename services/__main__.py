@@ -2,7 +2,18 @@
 
 import typer
 
-from services.commands import serving
+from services.commands import (
+    consents,
+    demonstration,
+    doctor,
+    models,
+    recording,
+    routines,
+    runs,
+    serving,
+    topics,
+    training,
+)
 from services.commands.terminal import WatGroup
 
 __all__ = ["app"]
@@ -15,7 +26,23 @@ app = typer.Typer(
     help="Watches with consent, finds chores that repeat, trains a small agent for each, runs it.",
 )
 
+app.command()(demonstration.demo)
 app.command()(serving.up)
+app.command()(recording.record)
+app.command()(recording.replay)
+app.add_typer(routines.app, name="routines")
+app.command()(training.train)
+app.add_typer(models.app, name="models")
+app.command()(runs.run)
+app.add_typer(runs.app, name="runs")
+app.command()(runs.approve)
+app.command()(runs.reject)
+app.command()(runs.stop)
+app.add_typer(consents.app, name="consent")
+app.command()(recording.pause)
+app.command()(recording.resume)
+app.command()(topics.tail)
+app.command()(doctor.doctor)
 app.command()(serving.serve)
 
 if __name__ == "__main__":

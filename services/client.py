@@ -205,7 +205,7 @@ class Rooms(AbstractContextManager["Rooms"]):
 
     def _start(self, room: Room, *, works: bool) -> str:
         command = [sys.executable, "-m", "services", "serve", room, "--port", "0", "--for-command"]
-        log = self._stack.enter_context(tempfile.TemporaryFile())
+        log = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         child = subprocess.Popen(  # noqa: S603
             [*command, "--works"] if works else command,
             stdin=subprocess.PIPE,  # it ends when this closes, which it does with us too
@@ -295,4 +295,4 @@ def _problem(room: Room, answer: "httpx.Response") -> WatError:
     if answer.status_code == 401:
         return ConfigError(f"{room} does not take our token: set WAT_CONFIG_DIR as it has it")
     kind = getattr(errors, title, WatError) if title in errors.__all__ else WatError
-    return kind(detail)  # type: ignore[no-any-return]
+    return kind(detail)

@@ -1,0 +1,251 @@
+"""`wat record`, `wat replay`, `wat pause`, `wat resume`: watch, with consent, and show it live."""
+
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from services.commands.consents import Level, ask_for_consent
+from services.commands.terminal import AsJson, console, show_json, took, write_line
+from shared.errors import CaptureError, ConfigError
+from shared.topics import Room
+
+if TYPE_CHECKING:
+    from services.client import RoomClient
+
+__all__ = ["pause", "record", "replay", "resume"]
+
+_LOOK_S = 0.25
+_MAX_SENT_BYTES = 24 * 1024 * 1024
+"""A body may have 32 MiB, and JSON spells some characters with more than one."""
+
+LevelAsked = Annotated[
+    Level, typer.Option(help="How much a consent that is asked for now keeps of texts.")
+]
+
+
+def record(
+    teach: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show a routine: Enter begins and ends a demonstration."),
+    ] = None,
+    source: Annotated[
+        Literal["browser", "input", "window"], typer.Option(help="What to watch.")
+    ] = "browser",
+    url: Annotated[str | None, typer.Option(help="The browser's first page.")] = None,
+    attach: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Watch a running browser at its debugging port."),
+    ] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Launch the browser without a window.")
+    ] = False,
+    level: LevelAsked = "values",
+    as_json: AsJson = False,
+) -> None:
+    """Watch what is done until Enter or Ctrl-C; asks for consent where there is none."""
+    from services.client import Rooms
+
+    if source != "browser" and (url or attach or headless):
+        raise typer.BadParameter("--url, --attach and --headless belong to --source browser")
+    with Rooms() as rooms, _ended_by_signals():
+        monitor = rooms.ask(Room.USER_MONITOR)
+        ask_for_consent(monitor, source, level, attach)
+        body = {"source": source, "url": url, "attach_url": attach, "headless": headless}
+        started = monitor.post("recording/start", body)
+        if started["warning"]:
+            console(stderr=True).print(f"Note: {started['warning']}", markup=False)
+        num_shown = 0
+        try:
+            num_shown = _watch(monitor, started["id"], teach)
+        except KeyboardInterrupt:
+            write_line("")  # after the terminal's ^C
+        finally:
+            if teach is not None and monitor.get("recording")["teaching"]:
+                monitor.post("teach/stop")
+                num_shown += 1
+            state = monitor.post("recording/stop", {"id": started["id"]})
+    ended = _recording(state, started["id"])
+    if as_json:
+        show_json({**ended, "num_demonstrations": num_shown})
+    else:
+        write_line(_summary(ended))
+        if teach is not None:
+            write_line(f"{num_shown} of {teach} shown; `wat routines` lists it")
+    if ended["state"] == "failed":
+        raise CaptureError(f"{source} cannot be watched any more: {ended['reason']}")
+
+
+def _watch(monitor: "RoomClient", recording_id: str, teach: str | None) -> int:
+    """Show live counts until Enter (without `teach`) or the source's end; return demonstrations.
+
+    With `teach` Enter begins a demonstration, and ends it.
+    """
+    num_shown, is_showing = 0, False
+
+    def said() -> str:
+        if teach is None:
+            return "Enter ends it"
+        verb = "ends" if is_showing else "begins"
+        return f"Enter {verb} demonstration {num_shown + 1}, Ctrl-C ends it all"
+
+    shown = console(stderr=True)
+    with shown.status("") as status:
+        while True:
+            now = _recording(monitor.get("recording"), recording_id)
+            status.update(f"{_counts(now)}; {said()}")
+            if now["state"] != "recording":
+                return num_shown
+            if not _entered():
+                continue
+            if teach is None:
+                return num_shown
+            if is_showing:
+                monitor.post("teach/stop")
+                num_shown += 1
+            else:
+                monitor.post("teach/start", {"name": teach})
+            is_showing = not is_showing
+            shown.print(said(), markup=False)
+
+
+def _entered() -> bool:
+    """Wait a moment for Enter; a closed standard input is nobody, and never enters."""
+    if sys.stdin.closed or not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+        return False
+    if sys.stdin.readline():
+        return True
+    time.sleep(_LOOK_S)
+    return False
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a recording as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _recording(state: Mapping[str, Any], recording_id: str) -> dict[str, Any]:
+    for one in state["recordings"]:
+        if one["id"] == recording_id:
+            return dict(one)
+    raise CaptureError(f"recording {recording_id} is gone: user-monitor was started anew")
+
+
+def _counts(now: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{count} {why}" for why, count in now["dropped"].items() if count)
+    paused = "paused, " if now["paused"] else ""
+    return (
+        f"{paused}{now['num_published']} events kept"
+        + (f", {now['num_waiting']} waiting" if now["num_waiting"] else "")
+        + (f", dropped: {dropped}" if dropped else "")
+    )
+
+
+def _summary(ended: Mapping[str, Any]) -> str:
+    long_ms = time.time() * 1000 - ended["started_ms"]
+    return f"{ended['source']}: {_counts(ended)} in {took(long_ms)}, session {ended['session']}"
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recorded log: JSON lines of UiEvents, or CSV.")],
+    log_format: Annotated[
+        Literal["jsonl", "csv"] | None,
+        typer.Option("--format", help="By default as the file's name ends."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="CSV: which column is what; may be repeated."),
+    ] = None,
+    as_user: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="As if this person had done it.")
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(min=0, help="1 keeps the log's pauses, 0 leaves them out.")
+    ] = 0.0,
+    level: LevelAsked = "values",
+    as_json: AsJson = False,
+) -> None:
+    """Feed in a recorded log; twice is once."""
+    from services.client import Rooms
+
+    body = {
+        "content": _read(file),
+        "format": log_format or ("csv" if file.suffix.lower() == ".csv" else "jsonl"),
+        "columns": _columns(columns),
+        "as_user": as_user,
+        "speed": speed,
+    }
+    with Rooms() as rooms:
+        monitor = rooms.ask(Room.USER_MONITOR)
+        ask_for_consent(monitor, "replay", level)
+        started = monitor.post("replay", body)
+        with console(stderr=True).status("") as status:
+            while True:
+                now = _recording(monitor.get("recording"), started["id"])
+                status.update(_counts(now))
+                if now["state"] != "recording" and now["num_waiting"] == 0:
+                    break
+                time.sleep(_LOOK_S)
+    if as_json:
+        show_json(now)
+    else:
+        write_line(_summary(now))
+    if now["state"] == "failed":
+        raise CaptureError(f"{file} was read in part: {now['reason']}")
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > _MAX_SENT_BYTES:
+            raise ConfigError(
+                f"{file} is larger than {_MAX_SENT_BYTES >> 20} MiB: split it at line ends"
+            )
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: save it as UTF-8") from error
+
+
+def _columns(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    named = [text.partition("=") for text in pairs]
+    if any(not (field and sign and column) for field, sign, column in named):
+        raise typer.BadParameter("write FIELD=COLUMN", param_hint="--columns")
+    return {field: column for field, _, column in named}
+
+
+def pause() -> None:
+    """Capture nothing until it is resumed, whatever is being watched."""
+    _switch("pause", "paused: nothing is captured until `wat resume`")
+
+
+def resume() -> None:
+    """Capture again from now on."""
+    _switch("resume", "capturing again")
+
+
+def _switch(what: Literal["pause", "resume"], said: str) -> None:
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        state = rooms.ask(Room.USER_MONITOR).post(f"recording/{what}")
+    now = [one["source"] for one in state["recordings"] if one["state"] == "recording"]
+    write_line(f"{said}; watched: {', '.join(now) or 'nothing'}")

@@ -1,0 +1,193 @@
+"""`wat routines`: what was found or taught, and what a person decides about it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.commands.naming import pick, short
+from services.commands.terminal import AsJson, WatGroup, show_json, show_table, took, write_line
+from shared.topics import Room
+
+if TYPE_CHECKING:
+    from services.client import RoomClient
+
+__all__ = ["app", "find_routine"]
+
+app = typer.Typer(
+    cls=WatGroup, help="List and show routines; approve, ignore, rename or train them."
+)
+
+Named = Annotated[str, typer.Argument(metavar="ROUTINE", help="Id, the beginning of one, or name.")]
+
+
+def find_routine(learner: "RoomClient", wanted: str) -> Mapping[str, Any]:
+    """Return the line of the routine that a person means. Raises NotFound, ConflictError."""
+    return pick(learner.all("routines"), wanted, "routine", ("routine_id",), "name")
+
+
+@app.callback(invoke_without_command=True)
+def routines(context: typer.Context, as_json: AsJson = False) -> None:
+    """List routines, those first that took most time."""
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+@app.command("list")
+def list_routines(as_json: AsJson = False) -> None:
+    """List routines, those first that took most time."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        found = rooms.ask(Room.TASK_LEARNER).all("routines")
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("id", "name", "status", "origin", "seen", "steps", "takes", "parameters"),
+        (
+            (
+                short(line["routine_id"]), line["name"], line["status"], line["origin"],
+                f"{line['support']} times", line["num_steps"], took(line["median_ms"]),
+                ", ".join(line["parameters"]),
+            )
+            for line in found
+        ),
+        "no routine yet: record some work (wat record), or teach one (wat record --teach NAME)",
+    )  # fmt: skip
+
+
+@app.command()
+def show(
+    routine: Named,
+    trace: Annotated[
+        str | None, typer.Option(metavar="ID", help="Show every event of this trace.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a routine: its steps, its parameters and its traces."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        learner = rooms.ask(Room.TASK_LEARNER)
+        routine_id = find_routine(learner, routine)["routine_id"]
+        found = learner.get(f"routines/{routine_id}")
+        if trace is not None:
+            trace_id = pick(found["traces"], trace, "trace", ("trace_id",))["trace_id"]
+            found = learner.get(f"routines/{routine_id}/traces/{trace_id}")
+    if as_json:
+        show_json(found)
+    elif trace is not None:
+        _show_trace(found)
+    else:
+        _show_routine(found)
+
+
+def _show_routine(found: Mapping[str, Any]) -> None:
+    write_line(f"{found['name']}  ({found['routine_id']}, revision {found['revision']})")
+    write_line(
+        f"{found['status']}, {found['origin']}, seen {found['support']} times, about "
+        f"{took(found['median_ms'])} each, level {found['level']}, "
+        f"in {', '.join(found['applications'])}"
+    )
+    show_table(
+        ("", "step", "on", "named", "with", "in"),
+        (
+            (
+                number, step["action"], step.get("role"), step.get("label"), _value_of(step),
+                f"{step['coverage']:.0%}",
+            )
+            for number, step in enumerate(found["steps"], start=1)
+        ),
+        "it has no step",
+    )  # fmt: skip
+    show_table(
+        ("parameter", "from", "kind", "labelled", "read at"),
+        (
+            (p["name"], p["source"], p["value_class"], p.get("label"), p.get("document"))
+            for p in found["parameters"]
+        ),
+        "it has no parameter",
+    )
+    show_table(
+        ("trace", "session", "took"),
+        (
+            (short(t["trace_id"]), short(t["session"]), took(t["ended_ms"] - t["started_ms"]))
+            for t in found["traces"]
+        ),
+        "it has no trace",
+    )
+
+
+def _value_of(step: Mapping[str, Any]) -> str:
+    if step.get("parameter"):
+        return f"<{step['parameter']}>"
+    return "" if step.get("constant") is None else repr(step["constant"])
+
+
+def _show_trace(found: Mapping[str, Any]) -> None:
+    for name, value in found["parameters"].items():
+        write_line(f"{name} = {value}")
+    show_table(
+        ("", "action", "on", "named", "value"),
+        (
+            (
+                event["seq"], event["action"], _part(event, "role"),
+                _part(event, "label") or _text(_part(event, "name")), _text(event.get("value")),
+            )
+            for event in found["events"]
+        ),
+        "it has no event",
+    )  # fmt: skip
+
+
+def _part(event: Mapping[str, Any], name: str) -> Any:
+    return (event.get("element") or {}).get(name)
+
+
+def _text(text: Mapping[str, Any] | None) -> str:
+    """Return a Text as it was kept: clear, or only its class."""
+    if text is None:
+        return ""
+    clear = text.get("clear")
+    return f"({text.get('cls')})" if clear is None else str(clear)
+
+
+def _decide(routine: str, decision: str, body: object = None) -> None:
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        learner = rooms.ask(Room.TASK_LEARNER)
+        routine_id = find_routine(learner, routine)["routine_id"]
+        found = learner.post(f"routines/{routine_id}/{decision}", body)
+    write_line(f"{found['name']} ({short(routine_id)}) is {found['status']}")
+
+
+@app.command()
+def approve(routine: Named) -> None:
+    """Approve a routine: an agent is trained for it."""
+    _decide(routine, "approve")
+
+
+@app.command()
+def ignore(routine: Named) -> None:
+    """Never propose this routine again."""
+    _decide(routine, "ignore")
+
+
+@app.command()
+def rename(routine: Named, name: Annotated[str, typer.Argument(help="Its new name.")]) -> None:
+    """Give a routine another name."""
+    _decide(routine, "rename", {"name": name})
+
+
+@app.command()
+def train(routine: Named) -> None:
+    """Train an agent on the traces there are now, and follow it."""
+    from services.commands.training import train as train_now
+
+    train_now(routine)
