@@ -36,6 +36,7 @@ _NAMED = {
 }  # fmt: skip
 _EDITING = {"backspace", "delete", "space"}
 _IN_HOT_KEYS = {"backspace": "Backspace", "delete": "Delete", "space": "Space"}
+_ISO_LEFT_TAB = 0xFE20  # the X keysym of Tab with Shift
 _ORDER = ("Control", "Alt", "Shift", "Meta")
 
 
@@ -48,6 +49,8 @@ class _Keyboard:
     def pressed(self, key: Any) -> tuple[SignalKind, str | None] | None:
         """Return what a key does, or None for a modifier and for keys that do nothing here."""
         name = getattr(key, "name", None)  # pynput.keyboard.Key; a KeyCode has none
+        if getattr(key, "vk", None) == _ISO_LEFT_TAB:
+            name = "tab"
         if name in _MODIFIERS:
             self._held.add(_MODIFIERS[name])
             return None
@@ -116,7 +119,7 @@ class InputSource:
             return
         self._closed = True
         for listener in self._listeners:
-            listener.stop()
+            listener.stop()  # its thread ends, with nothing reported, at the display's next event
         self._signals.put(None)
 
     def _listen(self) -> None:
