@@ -18,6 +18,10 @@
   const clean = (text) => (text || "").replace(/[\s\u00a0\u200b]+/g, " ").trim();
   const short = (text) => clean(text).slice(0, MAX_CHARS);
 
+  // Asking each element costs a fifth of a reading; most pages have nothing editable to find.
+  let mayEdit = true;
+  const isEditable = (el) => mayEdit && el.isContentEditable;
+
   // ---- secrets -------------------------------------------------------------------------------
   const everSecret = new WeakSet(); // a field that once was a password stays one when shown
   const SECRET_AUTOCOMPLETE = /(^|\s)(cc-[a-z-]+|one-time-code|current-password|new-password)(\s|$)/i;
@@ -26,7 +30,7 @@
   function isSecret(el) {
     if (!el || el.nodeType !== 1) return false;
     if (everSecret.has(el)) return true;
-    const field = el.localName === "input" || el.localName === "textarea" || el.isContentEditable;
+    const field = el.localName === "input" || el.localName === "textarea" || isEditable(el);
     if (!field) return false;
     const secret = el.type === "password"
       || SECRET_AUTOCOMPLETE.test(el.getAttribute("autocomplete") || "")
@@ -55,7 +59,10 @@
   }
 
   function childrenOf(el) {
-    if (el.shadowRoot) return el.shadowRoot.childNodes;
+    if (el.shadowRoot) {
+      mayEdit = true; // querySelector does not look in here
+      return el.shadowRoot.childNodes;
+    }
     if (el.localName === "slot") {
       const assigned = el.assignedNodes();
       if (assigned.length) return assigned;
@@ -127,7 +134,7 @@
     if (tag === "img") return el.getAttribute("alt") === "" ? "generic" : "img";
     if (given) return "generic";
     if (tag === "svg") return el.getAttribute("aria-label") ? "img" : "generic";
-    if (el.isContentEditable && !(el.parentElement && el.parentElement.isContentEditable)) {
+    if (isEditable(el) && !(el.parentElement && isEditable(el.parentElement))) {
       return "textbox";
     }
     return TAG_ROLES[tag] || "generic";
@@ -323,7 +330,7 @@
   function valueOf(el, role) {
     if (isSecret(el)) return null;
     if (el.localName === "select" || isTextField(el)
-        || (role === "textbox" && el.isContentEditable)) return short(fullValueOf(el));
+        || (role === "textbox" && isEditable(el))) return short(fullValueOf(el));
     if (el.localName === "progress" || el.localName === "meter") return String(el.value);
     return short(el.getAttribute("aria-valuetext") || el.getAttribute("aria-valuenow")) || null;
   }
@@ -359,7 +366,7 @@
   }
 
   function describe(el, role, parent, index, context) {
-    const rect = rectOf(el);
+    const rect = context.rect || rectOf(el);
     const secret = isSecret(el);
     const name = nameOf(el, role);
     const item = { index, parent, role, tag: el.localName };
@@ -390,10 +397,10 @@
   ]);
 
   function ownText(el) {
-    if (el.localName === "textarea" || el.isContentEditable) return "";
+    if (el.localName === "textarea" || isEditable(el)) return "";
     let text = "";
     for (const child of childrenOf(el)) if (child.nodeType === 3) text += " " + child.data;
-    return short(text);
+    return text && short(text);
   }
 
   // <td><span>Anna</span></td> reads as one cell: a single plain wrapper lends its text.
@@ -425,6 +432,7 @@
     const nodes = [];
     const places = new Map();
     const context = { focused, tables: new Map(), text: "" };
+    mayEdit = document.designMode === "on" || document.querySelector("[contenteditable]") !== null;
     const visit = (el, parent, lent) => {
       if (items.length >= MAX_ELEMENTS || SKIPPED.has(el.localName)) return;
       const shown = el.checkVisibility();
@@ -435,16 +443,18 @@
       let lender = null;
       if (!text && shown) [text, lender] = lentText(el, role);
       let at = parent;
-      if (el !== lent && shown && wanted(el, role, text)) {
+      const rect = el !== lent && shown && wanted(el, role, text) ? rectShown(el) : null;
+      if (rect) {
         at = items.length;
         context.text = text;
+        context.rect = rect;
         places.set(el, at);
         nodes.push(el);
         items.push(describe(el, role, parent, at, context));
       } else {
         lender = lent;
       }
-      if (/^(select|textarea|svg)$/.test(el.localName) || el.isContentEditable) return;
+      if (/^(select|textarea|svg)$/.test(el.localName) || isEditable(el)) return;
       for (const child of childrenOf(el)) if (child.nodeType === 1) visit(child, at, lender);
     };
     if (document.body) visit(document.body, null, null);
@@ -454,10 +464,13 @@
   function wanted(el, role, text) {
     if (el === document.body) return Boolean(text);
     if (role === "generic" && !text && !clickable(el)) return false;
-    if (NEEDS_NAME.has(role) && !text && !ariaName(el)) return false;
+    return !NEEDS_NAME.has(role) || Boolean(text || ariaName(el));
+  }
+
+  function rectShown(el) {
     const rect = rectOf(el);
-    if (rect.width <= 0 || rect.height <= 0) return false;
-    return el.checkVisibility({ visibilityProperty: true });
+    if (rect.width <= 0 || rect.height <= 0) return null;
+    return el.checkVisibility({ visibilityProperty: true }) ? rect : null;
   }
 
   const wat = { mode };

@@ -35,6 +35,8 @@ async def watched(served, person, site):
     watched = Watched(source)
     watched.page = await person.new_page()
     await watched.page.goto(f"{site}/form.html")
+    # The other client may be done before the source has got hold of the new tab.
+    await watched.until(lambda capture: capture.action is Action.NAVIGATE)
     yield watched
     await source.close()
     await watched.collecting
