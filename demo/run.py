@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from playwright.async_api import async_playwright
+from urllib.parse import urlsplit
 
 from demo.app import App
 from demo.person import CHORE, Entry, Person
 from demo.stack import Stack, StackError, values_of
 from demo.view import View
-from shared.page import ServedBrowser
+from demo.watching import watched
 
 NUM_CHORES, NUM_RECORDS = 12, 5
 _STAGES = {
@@ -32,7 +31,6 @@ _STAGES = {
     "changed": "Meet a changed page",
 }
 _LEARN_S, _TRAIN_S, _RUN_S = 60.0, 180.0, 180.0
-_APPLICATION = "*"  # the demonstration's browser visits its own page alone
 
 
 @dataclass
@@ -72,7 +70,7 @@ async def main(
         async with Stack(folder, settings) as stack:
             view.end("start", f"ready at {stack.address} in {time.monotonic() - began:.1f} s")
             with App(seed, "watch") as app:
-                port = int(app.url.rsplit(":", 1)[1].strip("/"))
+                port = urlsplit(app.url).port or 0
                 await _watch(stack, app, view, figures, seed, headed, pace)
             routine = await _learn(stack, view, figures)
             card = await _train(stack, view, figures, routine)
@@ -89,31 +87,14 @@ async def _watch(
 ) -> None:
     """Let the person work in a browser that the monitor attaches to, with consent."""
     view.begin("watch", "opening a browser")
-    browser = await ServedBrowser.start(stack.folder / "person", headless=not headed)
     started = time.monotonic()
-    try:
-        async with async_playwright() as playwright:
-            person_browser = await playwright.chromium.connect_over_cdp(browser.url)
-            page = person_browser.contexts[0].pages[0]
-            await stack.ask("POST", "user-monitor/consents", {
-                "application": _APPLICATION, "source": "browser", "level": "values",
-                "keep": ["email"], "attach_url": browser.url,
-            })  # fmt: skip
-            await stack.ask(
-                "POST", "user-monitor/recording/start",
-                {"source": "browser", "attach_url": browser.url},
-            )  # fmt: skip
-            showing = asyncio.create_task(_show_events(stack, view, figures))
-            try:
-                diary = await Person(page, seed, pace).work(app.url, NUM_CHORES)
-                await page.goto("about:blank")
-            finally:
-                showing.cancel()
-                await asyncio.gather(showing, return_exceptions=True)
-            await stack.ask("POST", "user-monitor/recording/stop", {"source": "browser"})
-            await person_browser.close()
-    finally:
-        await browser.close()
+    async with watched(stack, headed=headed) as page:
+        showing = asyncio.create_task(_show_events(stack, view, figures))
+        try:
+            diary = await Person(page, seed, pace).work(app.url, NUM_CHORES)
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
     figures.num_events = len(await stack.all("user-monitor/events"))
     figures.num_chores = sum(entry.what == CHORE for entry in diary)
     figures.watch_s = time.monotonic() - started
@@ -175,31 +156,16 @@ async def _train(
     """Wait for the last training that the routine set off by itself, and show how it goes."""
     view.begin("train", "waiting for the training to begin")
     started = time.monotonic()
-    routine_id = routine["routine_id"]
 
-    async def card() -> dict[str, Any] | None:
-        trainings = [
-            t for t in await stack.all("agent-trainer/trainings") if t["routine_id"] == routine_id
-        ]
-        for training in trainings:
-            if training["state"] in ("asked", "running"):
-                await _follow(stack, view, training)
-                return None
-        cards = [
-            c for c in await stack.all("agent-trainer/models") if c["subject_id"] == routine_id
-        ]
-        newest = max(cards, key=lambda c: int(c["time_ms"]), default=None)
-        if newest is not None and newest["status"] == "failed":
-            raise StackError(f"training failed: {newest['reason']}")
-        return newest if trainings else None
+    async def show(training: dict[str, Any]) -> None:
+        await _follow(stack, view, training)
 
-    found: dict[str, Any] = dict(await stack.until("no agent was trained", card, _TRAIN_S))
-    await stack.until("the runner did not accept the agent", _accepted(stack, found), 30)
+    card = await stack.agent(routine["routine_id"], _TRAIN_S, show)
     figures.train_s = time.monotonic() - started
-    figures.size_bytes, figures.metrics = found["size_bytes"], found["metrics"]
-    figures.model_id = found["id"]
-    view.end("train", f"{found['size_bytes'] / 1024:.0f} KiB of WebAssembly ({found['precision']})")
-    return found
+    figures.size_bytes, figures.metrics = card["size_bytes"], card["metrics"]
+    figures.model_id = card["id"]
+    view.end("train", f"{card['size_bytes'] / 1024:.0f} KiB of WebAssembly ({card['precision']})")
+    return card
 
 
 async def _follow(stack: Stack, view: View, training: dict[str, Any]) -> None:
@@ -207,18 +173,6 @@ async def _follow(stack: Stack, view: View, training: dict[str, Any]) -> None:
     async for line in stack.follow(f"agent-trainer/trainings/{training['id']}/events"):
         said = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("event", "reason"))
         view.update("train", f"{line.get('event', '')} {said}")
-
-
-def _accepted(stack: Stack, card: dict[str, Any]) -> Any:
-    async def found() -> bool | None:
-        for agent in await stack.all("agent-runner/models"):
-            if agent["card"]["id"] == card["id"]:
-                if agent["verdict"] != "ok":
-                    raise StackError(f"the runner refuses the agent: {agent['reason']}")
-                return True
-        return None
-
-    return found
 
 
 async def _act(

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -73,6 +73,12 @@ class Stack:
             raise StackError(f"{method} {path}: {answer.json().get('detail', answer.text)}")
         return answer.json() if answer.content else None
 
+    async def send(self, path: str, content: bytes) -> None:
+        """Post a file. Raises StackError with the product's own words."""
+        answer = await self._client.post(f"/v1/{path}", content=content)
+        if answer.is_error:
+            raise StackError(f"POST {path}: {answer.json().get('detail', answer.text)}")
+
     async def all(self, path: str) -> list[dict[str, Any]]:
         """Return every item of a paged list."""
         items: list[dict[str, Any]] = []
@@ -122,6 +128,46 @@ class Stack:
             return None
 
         return dict(await self.until("no routine was proposed", found, timeout_s))
+
+    async def agent(
+        self,
+        routine_id: str,
+        timeout_s: float,
+        show: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+    ) -> dict[str, Any]:
+        """Wait for the routine's last training and the runner's verdict; return the card.
+
+        `show` is given each training under way, and returns when that has ended.
+        """
+
+        async def trained() -> dict[str, Any] | None:
+            trainings = [
+                t for t in await self.all("agent-trainer/trainings")
+                if t["routine_id"] == routine_id
+            ]  # fmt: skip
+            under_way = [t for t in trainings if t["state"] in ("asked", "running")]
+            for training in under_way:
+                if show is not None:
+                    await show(training)
+            if under_way or not trainings:
+                return None
+            cards = await self.all("agent-trainer/models")
+            return next((c for c in cards if c["subject_id"] == routine_id), None)
+
+        card: dict[str, Any] = dict(await self.until("no agent was trained", trained, timeout_s))
+        if card["status"] != "ready":
+            raise StackError(f"training ended {card['status']}: {card.get('reason')}")
+
+        async def accepted() -> bool | None:
+            for agent in await self.all("agent-runner/models"):
+                if agent["card"]["id"] == card["id"]:
+                    if agent["verdict"] != "ok":
+                        raise StackError(f"the runner refuses the agent: {agent['reason']}")
+                    return True
+            return None
+
+        await self.until("the runner did not take the agent", accepted, 30)
+        return card
 
     async def run(self, asked: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Ask for a run, approve it, and wait for its end; return it with its records."""
