@@ -153,7 +153,7 @@ class Catalog:
             self.agents.pop(card.subject_id, None)
             effects.write("DELETE FROM cards WHERE routine_id = ?", (card.subject_id,))
             return
-        if card.status is ModelStatus.READY and card.artifact is not None:
+        if card.status is ModelStatus.READY and card.artifact is not None and not _stale(card):
             try:
                 self._artifacts.copy_from(Room.AGENT_TRAINER, card.artifact, effects, holder)
             except ArtifactError as error:

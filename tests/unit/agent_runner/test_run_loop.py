@@ -219,9 +219,7 @@ async def test_a_run_cut_off_after_a_save_that_shows_is_done_without_repeating_i
     await room.begin()
     run = await room.ended(asked.run_id)
     assert (run.state, run.reason) == (RunState.DONE, None)
-    assert [r.reason for r in records(room, run)][0] == (
-        "interrupted, then confirmed by reading back"
-    )
+    assert records(room, run)[0].reason == "interrupted, then confirmed by reading back"
     assert [order["Customer"] for order in room.desk.orders] == ["Mia Neu", "Al Um"]
 
 
