@@ -189,6 +189,18 @@ def _id_number(text: str) -> bool:
     )
 
 
+_EMAIL = re.compile(
+    r"[^\s@<>()\[\],;:\"]+\s?(?:@|[(\[{]\s?at\s?[)\]}])\s?[^\s@<>()\[\],;:\"]+"
+    r"\s?(?:\.|[(\[{]\s?dot\s?[)\]}])\s?[^\W\d_]{2,}",
+    re.I,
+)
+_AT = re.compile(r"@|[(\[{]\s?at\s?[)\]}]", re.I)
+
+
+def _email(text: str) -> bool:
+    return _AT.search(text) is not None and _EMAIL.search(text) is not None
+
+
 def _pattern(pattern: str, flags: int = 0) -> Callable[[str], bool]:
     compiled = re.compile(pattern, flags)
     return lambda text: compiled.search(text) is not None
@@ -222,11 +234,7 @@ KINDS: dict[str, Callable[[str], bool]] = {
     "card": _card,
     "id-number": _id_number,
     "iban": _iban,
-    "email": _pattern(
-        r"[^\s@<>()\[\],;:\"]+\s?(?:@|[(\[{]\s?at\s?[)\]}])\s?[^\s@<>()\[\],;:\"]+"
-        r"\s?(?:\.|[(\[{]\s?dot\s?[)\]}])\s?[^\W\d_]{2,}",
-        re.I,
-    ),
+    "email": _email,
     "phone": _phone,
     "entropy": _entropy,
 }

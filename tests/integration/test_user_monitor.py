@@ -285,6 +285,27 @@ async def test_while_the_bus_is_away_events_wait_on_disk_in_order(tmp_path, monk
         assert given.id in room.monitor.consents.consents
 
 
+async def test_the_spool_drains_by_itself_when_the_bus_is_back(tmp_path, monkeypatch):
+    async with Room(tmp_path, publish_ms=5) as room:
+        await room.monitor.allow(ALL_VALUES)
+        port = type(room.monitor.port)
+        commit, bus_is_back = port.commit, asyncio.Event()
+
+        async def away(self, *given):
+            if not bus_is_back.is_set():
+                raise BusUnavailable("the broker is away")
+            await commit(self, *given)
+
+        monkeypatch.setattr(port, "commit", away)
+        key = await room.monitor.record(ReplaySpec(content=log(500).encode()))
+        recorder = room.monitor.recorders[key]
+        await until(lambda: recorder.is_done)
+        await until(lambda: room.monitor.publisher.spool.num_events == 500)
+        bus_is_back.set()
+        await until(lambda: room.monitor.publisher.spool.num_events == 0)
+        assert [e.seq for e in await room.events()] == list(range(500))
+
+
 async def test_snapshots_are_stored_filtered_beside_their_event(tmp_path):
     snapshot = {
         "application": "shop", "level": "values",
@@ -408,3 +429,42 @@ async def test_a_csv_is_read_by_its_column_map(tmp_path):
         assert [e.action for e in events] == [Action.COPY, Action.PASTE, Action.CLICK]
         assert [e.value and e.value.clear for e in events] == ["Ann Smith", "Ann Smith", None]
         assert {e.source for e in events} == {Source.REPLAY}
+
+
+async def test_recording_stops_visibly_before_a_click_would_be_lost(tmp_path, monkeypatch):
+    async with Room(tmp_path, intake_events=100, publish_ms=5000) as room:
+        await room.monitor.allow(ALL_VALUES)
+        source = HandSource()
+        recorder = watch(room, source)
+        for n in range(150):
+            source.queue.put_nowait(click(n))
+        await until(lambda: recorder.state is RecorderState.FAILED)
+        assert "no more may be dropped" in recorder.reason
+        await room.monitor.publisher.publish([recorder])
+        assert [e.seq for e in await room.events()] == list(range(100))
+        shown = (await room.http.get("/recording")).json()["recordings"]
+        assert [r["state"] for r in shown] == ["failed"]
+
+
+async def test_what_neither_bus_nor_disk_takes_waits_and_is_published_in_order(
+    tmp_path, monkeypatch
+):
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ALL_VALUES)
+        port = type(room.monitor.port)
+        commit, append = port.commit, type(room.monitor.publisher.spool).append
+
+        async def full(*_):
+            raise BusUnavailable("the disk is full")
+
+        monkeypatch.setattr(port, "commit", full)
+        monkeypatch.setattr(type(room.monitor.publisher.spool), "append", full)
+        key = await room.monitor.record(ReplaySpec(content=log(250).encode()))
+        recorder = room.monitor.recorders[key]
+        await until(lambda: room.monitor.publisher.num_held)
+        assert recorder.num_published == 0
+        monkeypatch.setattr(port, "commit", commit)
+        monkeypatch.setattr(type(room.monitor.publisher.spool), "append", append)
+        await until(lambda: recorder.is_done)
+        await room.monitor.publisher.publish([recorder])
+        assert [e.seq for e in await room.events()] == list(range(250))
