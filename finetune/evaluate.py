@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import attention
 import infer
-from examples import chunk, plain_rows, read_documents
+from examples import chunk, encode, plain_rows, read_documents
 from main import Trainee, up_to
 from state import write_atomically
 from syntax import parses
@@ -155,9 +155,9 @@ class Asker:
         third = self.options.context_tokens // 3
         prompts = []
         for case in cases:
-            after = self.tokenizer(case.suffix, add_special_tokens=False)["input_ids"][:third]
+            after = encode(self.tokenizer, case.suffix)[:third]
             shown = f"Code after the gap:\n{self.tokenizer.decode(after)}\n\nCode before the gap:\n"
-            head = self.tokenizer(shown, add_special_tokens=False)["input_ids"]
+            head = encode(self.tokenizer, shown)
             room = max(32, self.options.context_tokens - len(head))
             prompts.append([*head, *infer.plain_prompt(self.tokenizer, case.prefix, room)])
         return self.lines(prompts, what)

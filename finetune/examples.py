@@ -80,6 +80,14 @@ def fim_sentinels(tokenizer: Any) -> tuple[int, int, int]:
     )
 
 
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return a text's ids; what looks like a special token is spelled out, never obeyed.
+
+    Source code may hold such strings (this file does), and so may what a user types.
+    """
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
 def start_ids(tokenizer: Any) -> list[int]:
     """Return what this tokenizer puts before every text (often nothing)."""
     ids = tokenizer("")["input_ids"]
@@ -92,14 +100,16 @@ def chunk(document: dict[str, Any], tokenizer: Any, seq_len: int) -> list[Chunk]
     room = seq_len - FIM_MARGIN - len(start_ids(tokenizer))
     if room < 8:
         raise ValueError(f"--seq_len {seq_len} is too short; use at least {FIM_MARGIN + 16}")
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    coded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
     starts = [start for start, _ in coded["offset_mapping"]]
     pieces, begin = [], 0
     while begin < len(text):
         first = bisect.bisect_left(starts, begin)
         end = len(text) if first + room >= len(starts) else best_cut(text, starts, first, room)
         piece = text[begin:end]
-        ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ids = encode(tokenizer, piece)
         inside = tuple((a - begin, b - begin) for a, b in spans if begin < a and b <= end)
         pieces.append(Chunk(piece, inside, tuple(ids)))
         begin = end
@@ -128,7 +138,7 @@ def fim_example(
         return None
     start, end = rng.choice(piece.spans)
     prefix, middle, suffix = (
-        tokenizer(part, add_special_tokens=False)["input_ids"]
+        encode(tokenizer, part)
         for part in (piece.text[:start], piece.text[start:end], piece.text[end:])
     )
     pre, suf, mid = sentinels

@@ -15,7 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from adapter import merge_adapter
 from convert_base import load_base
-from examples import fim_sentinels, start_ids
+from examples import encode, fim_sentinels, start_ids
 
 
 def load(
@@ -47,7 +47,7 @@ def find_run(run: Path) -> tuple[str, Path | None]:
 
 def plain_prompt(tokenizer: Any, prefix: str, room: int) -> list[int]:
     """Return the ids of a text to continue, cut from the left."""
-    ids = tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    ids = encode(tokenizer, prefix)
     return [*start_ids(tokenizer), *ids[-room:]]
 
 
@@ -57,8 +57,8 @@ def fim_prompt(tokenizer: Any, prefix: str, suffix: str, room: int) -> list[int]
     A third of the room is the suffix's, what it leaves is the prefix's.
     """
     pre, suf, mid = fim_sentinels(tokenizer)
-    after = tokenizer(suffix, add_special_tokens=False)["input_ids"][: room // 3]
-    before = tokenizer(prefix, add_special_tokens=False)["input_ids"][-(room - len(after)) :]
+    after = encode(tokenizer, suffix)[: room // 3]
+    before = encode(tokenizer, prefix)[-(room - len(after)) :]
     return [*start_ids(tokenizer), pre, *before, suf, *after, mid]
 
 

@@ -13,6 +13,7 @@ worth leaving out. Not covered: secrets of shapes no rule knows, licences stated
 from __future__ import annotations
 
 import argparse
+import builtins
 import difflib
 import hashlib
 import json
@@ -374,14 +375,10 @@ def find_cut(source: Path, now: list[Document], options: Options) -> str:
 def standard_library(options: Options) -> dict[str, list[Document]]:
     """Return the replay, guard and measured samples: disjoint by package, in a fixed order."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    groups = json.loads((HERE / "stdlib_packages.json").read_text())
     sizes = {"replay": 5 * options.stdlib_bytes, "guard": options.stdlib_bytes // 2}
     made = {}
-    for group, packages in groups.items():
-        files = [root / f"{name}.py" for name in packages if (root / f"{name}.py").is_file()]
-        for name in packages:
-            files += (root / name).rglob("*.py") if (root / name).is_dir() else []
-        files = sorted(path for path in files if not {"test", "tests"} & set(path.parts))
+    for group in ("replay", "guard", "measured"):
+        files = library_files((group,))
         random.Random(options.seed).shuffle(files)  # noqa: S311 - a sample, not a secret
         room, kept = sizes.get(group, options.stdlib_bytes), []
         for path in files:
@@ -393,15 +390,28 @@ def standard_library(options: Options) -> dict[str, list[Document]]:
     return made
 
 
+def library_files(groups: tuple[str, ...] = ("replay", "guard", "measured")) -> list[Path]:
+    """Return the standard library's files of some groups of packages, tests left out, sorted."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    listed = json.loads((HERE / "stdlib_packages.json").read_text())
+    files: list[Path] = []
+    for name in (name for group in groups for name in listed[group]):
+        files += [root / f"{name}.py"] if (root / f"{name}.py").is_file() else []
+        files += (root / name).rglob("*.py") if (root / name).is_dir() else []
+    return sorted(path for path in files if not {"test", "tests"} & set(path.parts))
+
+
+def identifiers(path: Path) -> set[str]:
+    """Return every word of a file."""
+    return set(re.findall(r"\w+", path.read_text(encoding="utf-8", errors="replace")))
+
+
 def project_symbols(sets: dict[str, list[Document]]) -> set[str]:
     """Return names the training files define and the standard library never uses."""
     names: set[str] = set()
     for document in sets["train"]:
         names |= defined_names(document.text, document.lang)
-    common: set[str] = set()
-    for group in ("replay", "guard", "stdlib"):
-        for document in sets[group]:
-            common.update(re.findall(r"\w+", document.text))
+    common = {name for path in library_files() for name in identifiers(path)} | set(dir(builtins))
     return {name for name in names - common if len(name) >= 6 and not name.startswith("__")}
 
 

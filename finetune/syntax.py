@@ -97,6 +97,8 @@ def cut_spans(text: str, language: str, seed: int) -> list[tuple[int, int]]:
     for node, start, end in nodes(text, language):
         if node.parent is None or not MIN_CHARS <= end - start <= MAX_SPAN_CHARS:
             continue
+        if text[end - 1].isspace():
+            continue
         line = text.rfind("\n", 0, start) + 1
         starts_line = not text[line:start].strip()
         if starts_line and text[:line].strip() and (end == len(text) or text[end] == "\n"):

@@ -1,0 +1,105 @@
+"""The whole way as a person walks it: one program after the other, nothing imported."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+import main
+
+SOURCE = Path(main.__file__).resolve().parent
+
+
+def program(name, *flags):
+    done = subprocess.run(
+        [sys.executable, str(SOURCE / name), *map(str, flags)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def walk(folder, source, base, train_flags, evaluate_flags):
+    data, run = folder / "data", folder / "run"
+    program("prepare_dataset.py", source, "--out", data)
+    program("main.py", "--dataset_path", data, "--out", run, "--base", base, *train_flags)
+    program("evaluate.py", "--run", run, *evaluate_flags)
+    program("export.py", "--run", run)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--run", run, "--source", source, "--port", port, "--context_tokens", 512]
+    server = subprocess.Popen([sys.executable, str(SOURCE / "server.py"), *map(str, flags)])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.3)
+        said = program("chat.py", "--url", url, "--max_tokens", 16, "What does best_fit do?")
+    finally:
+        server.terminate()
+        server.wait(30)
+    report = json.loads((run / "report" / "report.json").read_text())
+    exported = json.loads((run / "export" / "export.json").read_text())
+    return report, exported, said
+
+
+def test_from_source_to_an_answer_with_the_tiny_base(base, project, tmp_path):
+    report, exported, said = walk(
+        tmp_path,
+        project,
+        base,
+        [
+            "--seq_len",
+            256,
+            "--row_tokens",
+            512,
+            "--max_steps",
+            8,
+            "--eval_tokens",
+            1024,
+            "--lr",
+            3e-3,
+        ],
+        ["--num_cases", 4, "--context_tokens", 96, "--seq_len", 256, "--eval_tokens", 1024],
+    )
+    assert report["after"]["held_out_bits_per_byte"] < report["before"]["held_out_bits_per_byte"]
+    assert set(exported["logit_errors"]) == {"adapter", "merged", "gguf-f16", "gguf-q8_0"}
+    assert said
+
+
+@pytest.mark.weights
+@pytest.mark.timeout(3600)
+def test_real_weights_learn_this_project_on_a_cpu(tmp_path):
+    report, exported, said = walk(
+        tmp_path,
+        SOURCE.parent,
+        "smollm2",
+        ["--dtype=bfloat16", "--seq_len=1024", "--max_steps=40", "--eval_tokens=8192"],
+        [
+            "--dtype=bfloat16",
+            "--num_cases=12",
+            "--context_tokens=384",
+            "--seq_len=1024",
+            "--eval_tokens=8192",
+        ],
+    )
+    before, after = report["before"], report["after"]
+    assert after["held_out_bits_per_byte"] < 0.97 * before["held_out_bits_per_byte"]
+    assert after["stdlib_bits_per_byte"] < 1.05 * before["stdlib_bits_per_byte"]
+    assert set(exported["logit_errors"]) == {"adapter", "merged", "gguf-f16", "gguf-q8_0"}
+    assert said.strip()
