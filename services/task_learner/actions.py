@@ -145,12 +145,21 @@ def collapse(previous: UserAction, event: UiEvent, token: Token) -> Collapse:
 
 
 def value_of(event: UiEvent) -> Text | None:
-    """Return the value the step carries: what was entered, or the text of clicked data."""
+    """Return the value the step carries: what was entered or chosen, or clicked data's text."""
     if event.action in _ENTERING:
         return event.value
-    if is_data(event) and event.element is not None:
+    if event.element is not None and (is_data(event) or _is_choice(event)):
         return event.element.name
     return None
+
+
+def _is_choice(event: UiEvent) -> bool:
+    """Tell whether one of a labelled group of alternatives was chosen: its name is the value."""
+    element = event.element
+    return (
+        event.action in _CLICKS and element is not None and bool(element.label)
+        and element.role.lower() == "radio"
+    )  # fmt: skip
 
 
 def needs_place(event: UiEvent) -> bool:

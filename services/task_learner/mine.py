@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.task_learner.actions import Token, UserAction, value_of
 from services.task_learner.segment import (
     BREAK_MS,
@@ -132,34 +135,40 @@ def consensus(segments: Sequence[Sequence[int]], share: float = CORE_SHARE) -> l
 
 def _links(log: _Log) -> list[dict[tuple[int, int], int]]:
     """Return for each of _NEAR how often tokens follow each other so near, one for one."""
-    ahead: list[Counter[tuple[int, int]]] = [Counter() for _ in _NEAR]
-    behind: list[Counter[tuple[int, int]]] = [Counter() for _ in _NEAR]
-    ids, times = log.ids, log.times_ms
-    frequent = [c >= 2 for c in log.counts]
-    last: dict[tuple[int, int], int] = {}
-    for i, a in enumerate(ids):
-        if not frequent[a]:
-            continue
-        met = set()
-        latest = times[i] + _NEAR_MS
-        for j in range(i + 1, min(i + 1 + _NEAR[-1], len(ids))):
-            b = ids[j]
-            if b == a or times[j] > latest:
-                break
-            if b in met or not frequent[b]:
-                continue
-            met.add(b)
-            pair = (a, b)
-            first = last.get(pair) != j  # the same b after two a counts once
-            last[pair] = j
-            for k, near in enumerate(_NEAR):
-                if j - i <= near:
-                    ahead[k][pair] += 1
-                    behind[k][pair] += first
-    return [
-        {pair: min(count, behind[k][pair]) for pair, count in counts.items()}
-        for k, counts in enumerate(ahead)
-    ]
+    size = len(log.names)
+    ids, times = np.array(log.ids), np.array(log.times_ms)
+    frequent = (np.array(log.counts) >= 2)[ids]
+    before, after = _same_before_and_after(ids)
+    codes: list[NDArray[np.int64]] = []
+    found: list[dict[tuple[int, int], int]] = []
+    for distance in range(1, _NEAR[-1] + 1):
+        i = np.arange(max(0, len(ids) - distance))
+        j = i + distance
+        # Neither token stands again between the two: each use is linked to one at most.
+        near = (after[i] > j) & (before[j] < i) & (times[j] - times[i] <= _NEAR_MS)
+        i, j = i[near & frequent[i] & frequent[j]], j[near & frequent[i] & frequent[j]]
+        codes.append(ids[i] * size + ids[j])
+        if distance in _NEAR:
+            pairs, counts = np.unique(np.concatenate(codes), return_counts=True)
+            found.append(
+                {divmod(p, size): n for p, n in zip(pairs.tolist(), counts.tolist(), strict=True)}
+            )
+    return found
+
+
+def _same_before_and_after(
+    ids: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each action where its token stood last, and where next; -1 and the end for none.
+
+    Both (N,).
+    """
+    order = np.argsort(ids, kind="stable")
+    before, after = np.full(len(ids), -1), np.full(len(ids), len(ids))
+    same = ids[order[1:]] == ids[order[:-1]]
+    before[order[1:][same]] = order[:-1][same]
+    after[order[:-1][same]] = order[1:][same]
+    return before, after
 
 
 def _groups(log: _Log, links: Mapping[tuple[int, int], int], mutual: float) -> list[set[int]]:
