@@ -69,7 +69,7 @@ class RoomClient:
             more = {"cursor": cursor} if cursor else {}
             page = self.get(path, limit=size, **more, **query)
             items += page["items"]
-            cursor = page["next"]
+            cursor = page.get("next")
             if cursor is None:
                 break
         return items

@@ -155,7 +155,7 @@ def _whole(runner: "RoomClient", run_id: str) -> dict[str, Any]:
     found = dict(runner.get(f"runs/{run_id}", limit=200))
     page = found.pop("records")
     records = page["items"]
-    while page["next"]:
+    while page.get("next"):
         page = runner.get(f"runs/{run_id}", limit=200, cursor=page["next"])["records"]
         records += page["items"]
     return {**found, "records": records}

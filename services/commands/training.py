@@ -15,7 +15,7 @@ from shared.topics import Room
 if TYPE_CHECKING:
     from services.client import RoomClient
 
-__all__ = ["train"]
+__all__ = ["in_words", "train"]
 
 _ASKED_S = 30.0
 """How long the wish may take from the learner to the trainer."""
@@ -75,7 +75,8 @@ def _follow(name: str, lines: Iterator[dict[str, Any]], *, quiet: bool) -> None:
         SpinnerColumn(), TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=shown, transient=True, disable=quiet) as progress:
+    is_live = shown.is_terminal and not quiet
+    with Progress(*columns, console=shown, transient=True, disable=not is_live) as progress:
         task = progress.add_task(f"{name}: waiting for the trainer", total=None)
         for line in lines:
             told = in_words(line)
@@ -84,7 +85,7 @@ def _follow(name: str, lines: Iterator[dict[str, Any]], *, quiet: bool) -> None:
             if line.get("event") == "epoch":
                 progress.update(task, completed=int(line["epoch"]))
             progress.update(task, description=f"{name}: {told}")
-            if not quiet and not shown.is_terminal:
+            if not quiet and not is_live:
                 write_line(told)
 
 
