@@ -19,6 +19,8 @@ from shared.signing import SigningKey
 from shared.topics import Room
 from tests.unit.agent_trainer.club import Club, demonstrations, routine
 
+pytestmark = pytest.mark.timeout(400)  # a child loads torch, which a busy machine makes slow
+
 MAX_STEPS = 30
 
 
