@@ -201,7 +201,9 @@ class Consents:
 
     def may_attach(self, attach_url: str) -> bool:
         """Say whether a consent names this debugging port."""
-        return any(c.attach_url == attach_url for c in self.live(Source.BROWSER))
+        wanted = attach_url.rstrip("/")
+        named = (c.attach_url for c in self.live(Source.BROWSER) if c.attach_url is not None)
+        return any(url.rstrip("/") == wanted for url in named)
 
     def excluded(self, place: Place) -> bool:
         """Say whether an exclusion matches."""

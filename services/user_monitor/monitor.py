@@ -3,6 +3,7 @@
 Reads: its own tables (consents, exclusions, facts). Writes: those tables; events go through
 `publisher` alone.
 Does not cover: what the filter keeps (privacy) and how a source sees (capture/).
+Longer than most: every decision must take effect on recorders, spool and store together.
 """
 
 import asyncio
