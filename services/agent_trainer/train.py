@@ -82,7 +82,7 @@ def main() -> int:
     except ValidationError as error:
         say(event="failed", reason=f"the order does not fit ({error.error_count()} errors)")
         return 1
-    os.nice(10)
+    os.nice(5)
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_limit_s, order.cpu_limit_s + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (order.memory_limit_bytes, order.memory_limit_bytes))
     try:
