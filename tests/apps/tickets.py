@@ -77,7 +77,7 @@ def _tickets(seed: int, variant: str) -> dict[str, dict[str, str]]:
 class Tickets:
     """The help desk of one seed and variant, served while the `with` block lasts."""
 
-    def __init__(self, seed: int = 0, variant: str = "watch") -> None:
+    def __init__(self, seed: int = 0, variant: str = "watch", *, port: int = 0) -> None:
         """Arrange it; variant "changed" closes tickets by a button that also deletes them."""
         self._seed = seed
         rng = chance("desk", seed, variant)
@@ -92,7 +92,7 @@ class Tickets:
         self._database.execute(
             "CREATE TABLE closed (number PRIMARY KEY, category, urgency, summary, reply, button)"
         )
-        self._server = Server(self._application())
+        self._server = Server(self._application(), port)
         self.url = f"{self._server.url}/board"
 
     def records(self, num: int = 5) -> list[dict[str, str]]:
