@@ -7,7 +7,6 @@ handling, so memory and tables say the same after each commit.
 Does not cover: which events may be looked at (marks, forgotten ranges): the caller decides that.
 """
 
-import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -25,7 +24,7 @@ from shared.bus.base import Effects
 from shared.schemas import UiEvent
 from shared.store import Store
 
-__all__ = ["MEMORY_TABLES", "Demonstration", "Memory", "shown_name"]
+__all__ = ["MEMORY_TABLES", "Demonstration", "Memory"]
 
 MEMORY_TABLES = """
 CREATE TABLE IF NOT EXISTS actions(
@@ -36,14 +35,7 @@ CREATE TABLE IF NOT EXISTS users(
   showing TEXT) WITHOUT ROWID;
 """
 
-_SHOWING = re.compile(r"#\d+\Z")
-
 PlaceOf = Callable[[UiEvent], str | None]
-
-
-def shown_name(demonstration: str) -> str:
-    """Return what is taught: without the number of the showing, if it carries one."""
-    return _SHOWING.sub("", demonstration)
 
 
 class Demonstration:
@@ -92,7 +84,7 @@ class Memory:
             return None
         token, text = normal
         last = self._last
-        if last is not None and last.event.demonstration == event.demonstration:
+        if last is not None and _shown(last.event) == _shown(event):
             verdict = collapse(last, event, token)
             if verdict is Collapse.DROP:
                 return None
@@ -182,7 +174,7 @@ class Memory:
         if showing is None:
             self.actions.append(action)
         else:
-            name = shown_name(str(action.event.demonstration))
+            name = str(action.event.demonstration)
             shown = self.showings.setdefault(showing, Demonstration(showing, name))
             shown.actions.append(action)
             shown.is_open = True
@@ -210,14 +202,13 @@ class Memory:
 
     def _shown_in(self, event: UiEvent, effects: Effects) -> str | None:
         """Return the key of the demonstration that the event is part of."""
-        name = event.demonstration
-        if name is None:
+        shown = _shown(event)
+        if shown is None:
             self._close_showing(effects)
             return None
-        open_name = (self._showing or "").rpartition("\n")[0]
-        if open_name != name:
+        if (self._showing or "").rpartition("\n")[0] != shown:
             self._close_showing(effects)
-            self._showing = f"{name}\n{event.id}"
+            self._showing = f"{shown}\n{event.id}"
             self._save(effects)
         return self._showing
 
@@ -254,3 +245,10 @@ class Memory:
             "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)",
             (self.user_id, self.mined, self.vocabulary.dump(), self._showing),
         )
+
+
+def _shown(event: UiEvent) -> str | None:
+    """Return which demonstration the event is part of: what it shows, and the how manieth."""
+    if event.demonstration is None:
+        return None
+    return f"{event.demonstration}\n{event.showing or 0}"

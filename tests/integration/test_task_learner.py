@@ -267,9 +267,9 @@ async def test_a_person_acting_after_a_run_on_the_same_tab_is_learned(tmp_path):
 async def test_a_taught_routine_needs_one_demonstration(tmp_path):
     log = ui_logs.Log(random.Random(3))  # noqa: S311
     for number in (1, 2, 3):
-        log.demonstration = f"File a claim#{number}"
+        log.demonstration, log.showing = "File a claim", number
         ui_logs.claim(log, detours=0)
-        log.demonstration = None
+        log.demonstration = log.showing = None
         log.pause(20, 40)
         if number == 1:
             shown = len(log.events)

@@ -47,6 +47,7 @@ class Log:
     now_ms: int = 1_700_000_000_000
     surface: str = "tab-1"
     demonstration: str | None = None
+    showing: int | None = None
     events: list[UiEvent] = field(default_factory=list)
     chores: list[tuple[str, dict[str, str], int]] = field(default_factory=list)
     snapshots: dict[str, bytes] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Log:
                 element=Element(role=role, label=label, name=clear, selector=selector)
                 if role else None,
                 value=None if value is None else self.text(value, cls), keys=keys,
-                snapshot=digest, demonstration=self.demonstration,
+                snapshot=digest, demonstration=self.demonstration, showing=self.showing,
             )
         )  # fmt: skip
         self.pause(0.4, 2.5)
