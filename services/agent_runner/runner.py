@@ -5,9 +5,8 @@ and, through the work on a run, `runs`. Does not cover how a run is worked on (`
 """
 
 import asyncio
-import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +16,7 @@ from services.agent_runner.catalog import Agent, Catalog, TrustedKey, public_key
 from services.agent_runner.gate import Gate
 from services.agent_runner.grants import Grant, Powers, origins_of
 from services.agent_runner.records import check_records
+from services.agent_runner.retention import Retention
 from services.agent_runner.runs import RunRow
 from services.agent_runner.settings import RunnerSettings
 from services.agent_runner.work import ActiveRun, RunWork, Task
@@ -25,7 +25,6 @@ from shared.bus.base import Effects, Message, Port
 from shared.clock import Clock
 from shared.errors import (
     BusError,
-    BusUnavailable,
     ConflictError,
     ContractError,
     NotFound,
@@ -50,12 +49,7 @@ Approval = Literal["once", "always"]
 OpenActuator = Callable[[Manifest, bool], Awaitable[Actuator]]  # manifest, dry run
 
 _STOPPED = "stopped by the user"
-_PRUNE_EVERY_S = 3600.0
-_LOOK_S, _LOOKS = 1.0, 60  # a file goes once the commit that let go of it is there
-_DAY_MS = 24 * 3600 * 1000
 _MAX_ATTEMPTS = 5  # the frame's: the last one must leave the run ended
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,8 +91,7 @@ class Runner:
         self.port: Port
         self._open_actuator = open_actuator
         self._active: dict[str, ActiveRun] = {}
-        self._to_unlink: dict[str, int] = {}  # digest -> looks left
-        self._forgot = asyncio.Event()
+        self._retention = Retention(artifacts, clock, settings.retention_days)
 
     # What the frame calls.
 
@@ -115,7 +108,7 @@ class Runner:
             if record.status is RoutineStatus.DELETED:
                 self._forget(runs.run_ids(store, routine_id=record.routine_id), effects)
         elif isinstance(record, ModelCard):
-            self._unlink_later(self.catalog.learn_card(record, effects))
+            self._retention.unlink_later(self.catalog.learn_card(record, effects))
             if record.status is ModelStatus.DELETED:
                 self._forget(runs.run_ids(store, routine_id=record.subject_id), effects)
         elif isinstance(record, ForgetRange) and record.session is None:
@@ -146,17 +139,8 @@ class Runner:
             del self._active[run.run_id]
 
     async def background(self, stop: asyncio.Event) -> None:
-        """Delete what is older than its retention, and the files of what was forgotten."""
-        next_prune_s = 0.0
-        now_s = asyncio.get_running_loop().time
-        while not stop.is_set():
-            if now_s() >= next_prune_s:
-                next_prune_s = now_s() + _PRUNE_EVERY_S
-                await self._prune()
-            await _first_of(stop, self._forgot, next_prune_s - now_s())
-            if self._forgot.is_set() and not stop.is_set():
-                await _first_of(stop, None, _LOOK_S)
-                self._unlink()
+        """Let go of what is old or forgotten."""
+        await self._retention.run(self.port, stop)
 
     async def close(self) -> None:
         """Close every screen that is still open."""
@@ -365,38 +349,8 @@ class Runner:
         for run_id in run_ids:
             if run_id in self._active:
                 self._active[run_id].gate.forget()
-            self._unlink_later(runs.evidence_of(self.port.store, run_id))
+            self._retention.unlink_later(runs.evidence_of(self.port.store, run_id))
             runs.delete_run(run_id, self.artifacts, effects)
-
-    def _unlink_later(self, digests: Iterable[str]) -> None:
-        self._to_unlink.update(dict.fromkeys(digests, _LOOKS))
-        if self._to_unlink:
-            self._forgot.set()
-
-    def _unlink(self) -> None:
-        """Delete files that no row refers to any more; one that is still needed stays."""
-        for digest in list(self._to_unlink):
-            self._to_unlink[digest] -= 1
-            if not self.port.store.query(
-                "SELECT 1 FROM artifacts WHERE digest = ? LIMIT 1", (digest,)
-            ):
-                self.artifacts.path(digest).unlink(missing_ok=True)
-                del self._to_unlink[digest]
-            elif self._to_unlink[digest] <= 0:
-                del self._to_unlink[digest]
-        if not self._to_unlink:
-            self._forgot.clear()
-
-    async def _prune(self) -> None:
-        effects = Effects(self.room)
-        before_ms = self.clock.time_ms() - self.settings.retention_days * _DAY_MS
-        for run_id in runs.ended_run_ids(self.port.store, before_ms):
-            runs.delete_run(run_id, self.artifacts, effects)
-        marks.prune(effects)
-        try:
-            await self.port.commit(effects)
-        except BusUnavailable as error:
-            _log.warning("old runs are deleted later: %s", type(error).__name__)
 
 
 def _records(asked: RunAsked) -> Sequence[Mapping[str, str]]:
@@ -405,10 +359,3 @@ def _records(asked: RunAsked) -> Sequence[Mapping[str, str]]:
     if asked.records is None:
         return [asked.parameters or {}]
     return asked.records if asked.limit is None else asked.records[: asked.limit]
-
-
-async def _first_of(stop: asyncio.Event, event: asyncio.Event | None, timeout_s: float) -> None:
-    waits = [asyncio.create_task(e.wait()) for e in (stop, event) if e is not None]
-    await asyncio.wait(waits, timeout=max(timeout_s, 0), return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
