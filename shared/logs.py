@@ -39,3 +39,5 @@ def configure(level: str = "INFO") -> None:
     # Its lines name URLs with query strings.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # While a broker is away it writes hundreds of lines a second; the bus says it once a try.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

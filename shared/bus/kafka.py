@@ -19,13 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import (
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
+    ConsumerRebalanceListener,
+    TopicPartition,
+)
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
-    OffsetOutOfRangeError,
     TopicAlreadyExistsError,
     for_code,
 )
@@ -43,7 +47,7 @@ __all__ = ["KafkaBus", "KafkaPort", "KafkaSubscription"]
 _START_LIMIT_S = 60.0
 _START_RETRY_S = 1.0
 _STOP_LIMIT_S = 5.0
-_REQUEST_MS = 15_000
+_REQUEST_MS = 10_000
 """After this a batch without an acknowledgement counts as failed, and the frame sends it again."""
 
 _LEADING_WAIT_MS = 200
@@ -52,6 +56,9 @@ _LEADING_WAIT_MS = 200
 _SEGMENT_MS = 24 * 3600 * 1000
 _BATCH_BYTES = 512 * 1024
 _READ_WAIT_MS = 1_000
+
+_METADATA_MS = 5_000
+"""A topic that nobody wrote yet is noticed within this time."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -96,7 +103,7 @@ class KafkaBus:
         lock = await take(self._folder / f"{room}.lock", f"the store of {room}", address)
         store: Store | None = None
         try:
-            await self._make_topics(room, inputs)
+            await self._make_topics([*OWNERS[room], *inputs, dead_letters(room)])
             store = Store(self._folder / f"{room}.sqlite3", FRAME_TABLES + tables)
             instance = self._instance(room)
             subscription = None
@@ -113,6 +120,7 @@ class KafkaBus:
 
     async def subscribe(self, group: str, topics: Sequence[str]) -> "KafkaSubscription":
         """See Bus.subscribe."""
+        await self._make_topics(topics)
         subscription = await self._subscribe(group, topics, None)
         self._open.append(subscription)
         return subscription
@@ -174,7 +182,6 @@ class KafkaBus:
     ) -> "KafkaSubscription":
         consumer = await _started(
             lambda: AIOKafkaConsumer(
-                *topics,
                 **self._client,
                 group_id=group,
                 group_instance_id=instance,
@@ -182,10 +189,13 @@ class KafkaBus:
                 enable_auto_commit=False,
                 partition_assignment_strategy=(RoundRobinPartitionAssignor,),
                 max_partition_fetch_bytes=4 * 1024 * 1024,
+                metadata_max_age_ms=_METADATA_MS,
                 request_timeout_ms=_REQUEST_MS,
             )
         )
-        return KafkaSubscription(consumer, topics)
+        subscription = KafkaSubscription(consumer, topics)
+        consumer.subscribe(list(topics), listener=subscription)
+        return subscription
 
     def _instance(self, room: Room) -> str:
         """Return the name of this replica in its group: its own, and the same at each start.
@@ -198,10 +208,12 @@ class KafkaBus:
             path.write_text(f"{room}-{secrets.token_hex(8)}")
         return path.read_text()
 
-    async def _make_topics(self, room: Room, inputs: Sequence[Topic]) -> None:
-        """Create the topics this room writes or reads, where they are missing."""
-        wanted = [_new_topic(t, TOPICS[t], int(self._partitions)) for t in (*OWNERS[room], *inputs)]
-        wanted.append(NewTopic(dead_letters(room), 1, -1, topic_configs=_DEAD_CONFIG))
+    async def _make_topics(self, names: Sequence[str]) -> None:
+        """Create those of the project's topics that are missing."""
+        dead = {dead_letters(room) for room in Room}
+        wanted = [_named(name, 1, _DEAD_CONFIG) for name in names if name in dead]
+        known = [topic for topic in TOPICS if str(topic) in names]
+        wanted += [_new_topic(topic, TOPICS[topic], int(self._partitions)) for topic in known]
         admin = await _started(lambda: AIOKafkaAdminClient(**self._client))
         try:
             answer = await _asked(admin.create_topics(wanted))
@@ -223,20 +235,26 @@ class KafkaBus:
 
     async def _places(self, topic: str) -> list[TopicPartition]:
         reader = await self._standing_reader()
-        partitions = reader.partitions_for_topic(topic)
-        if partitions is None:  # not in the metadata yet: ask for it by name
-            await _asked(reader._client.fetch_all_metadata())
-            partitions = reader.partitions_for_topic(topic) or set()
+        cluster = await _asked(reader._client.fetch_all_metadata())
+        partitions = cluster.partitions_for_topic(topic) or set()
         return [TopicPartition(topic, p) for p in sorted(partitions)]
 
 
-class KafkaSubscription:
+class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
     """A group member."""
 
     def __init__(self, consumer: AIOKafkaConsumer, topics: Sequence[str]) -> None:
         self._consumer = consumer
         self._topics = list(topics)
         self._held: list[Message] = []
+        self._next: dict[TopicPartition, int | None] = {}  # None: a new group
+
+    def on_partitions_revoked(self, revoked: object) -> None:
+        """Forget where reading was; see aiokafka's ConsumerRebalanceListener."""
+        self._next.clear()
+
+    def on_partitions_assigned(self, assigned: object) -> None:
+        """Do nothing: reading begins at the committed offset."""
 
     async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
         """See Subscription.poll.
@@ -265,6 +283,7 @@ class KafkaSubscription:
     async def rewind(self) -> None:
         """See Subscription.rewind."""
         self._held = []
+        self._next.clear()
         for place in self._consumer.assignment():
             committed = await _asked(self._consumer.committed(place))
             try:
@@ -299,20 +318,31 @@ class KafkaSubscription:
             got = await _asked(
                 self._consumer.getmany(*places, timeout_ms=wait_ms, max_records=limit)
             )
-        except OffsetOutOfRangeError as error:
-            await self._skip_lost(error)
         except IllegalStateError:  # a rebalance took the partition while we asked
             return []
-        records = [record for found in got.values() for record in found]
-        return [_message(record) for record in records]
+        await self._check_not_overtaken(got)
+        return [_message(record) for found in got.values() for record in found]
 
-    async def _skip_lost(self, error: OffsetOutOfRangeError) -> None:
-        """Go on at the oldest record there is, and say what was lost."""
-        lost = ", ".join(f"{p.topic}/{p.partition} from {o}" for p, o in error.args[0].items())
-        await self._consumer.seek_to_beginning(*error.args[0])
-        raise OffsetOutOfRange(
-            f"{lost}: removed by retention before they were read; reading goes on after them"
-        ) from error
+    async def _check_not_overtaken(self, got: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """Raise OffsetOutOfRange where records are missing that no compaction has taken.
+
+        The client itself goes on at the oldest record there is, and says nothing.
+        """
+        lost = []
+        for place, records in got.items():
+            if place not in self._next:
+                self._next[place] = await _asked(self._consumer.committed(place))
+            expected, self._next[place] = self._next[place], records[-1].offset + 1
+            if expected is not None and expected < records[0].offset and not _compact(place.topic):
+                lost.append(f"{place.topic}/{place.partition}: {expected}-{records[0].offset - 1}")
+        if lost:
+            for place, records in got.items():  # they are polled next
+                self._consumer.seek(place, records[0].offset)
+                self._next[place] = records[0].offset
+            raise OffsetOutOfRange(
+                f"records {', '.join(lost)} were removed by retention before they were read; "
+                "reading goes on after them"
+            )
 
     async def _leading_news(self, leading: Sequence[str], limit: int) -> list[Message]:
         places = [p for p in self._consumer.assignment() if p.topic in leading]
@@ -414,7 +444,7 @@ class KafkaPort:
                 await self._produce(self._producer, outgoing)
             except BaseException:
                 failed, self._producer = self._producer, None
-                await _stopped(failed)
+                await _cut_off(failed)
                 raise
 
     async def _produce(self, producer: AIOKafkaProducer, outgoing: Sequence[Outgoing]) -> None:
@@ -440,8 +470,12 @@ class KafkaPort:
                     added = batch.append(timestamp=None, key=out.key, value=value, headers=headers)
                     assert added is not None, "a record is smaller than an empty batch"
             waiting.append(await _asked(producer.send_batch(batch, topic, partition=partition)))
-        for sent in waiting:
-            await _asked(sent)
+        try:
+            async with asyncio.timeout(_REQUEST_MS / 1000):
+                for sent in waiting:
+                    await _asked(sent)
+        except TimeoutError as error:  # an idempotent producer itself would wait for ever
+            raise BusUnavailable("the broker does not acknowledge: is it running?") from error
 
 
 _DEAD_CONFIG = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
@@ -455,7 +489,17 @@ def _new_topic(topic: Topic, spec: TopicSpec, num_partitions: int) -> NewTopic:
         config |= {"retention.ms": str(spec.retention_ms)}
     if spec.retention_bytes is not None:
         config |= {"retention.bytes": str(spec.retention_bytes // num_partitions)}
-    return NewTopic(str(topic), num_partitions, -1, topic_configs=config)
+    return _named(str(topic), num_partitions, config)
+
+
+def _compact(topic: str) -> bool:
+    return any(topic == known and spec.compact for known, spec in TOPICS.items())
+
+
+def _named(name: str, num_partitions: int, config: dict[str, str]) -> NewTopic:
+    topic = NewTopic(name, num_partitions, 1, topic_configs=config)
+    topic.replication_factor = -1  # the broker's default, which the constructor does not take
+    return topic
 
 
 def _dead(room: Room, letter: Any) -> Outgoing:
@@ -493,7 +537,7 @@ async def _asked(answer: Awaitable[T]) -> T:
     """Wait for the broker; its errors become BusUnavailable, save the ones callers look for."""
     try:
         return await answer
-    except (OffsetOutOfRangeError, IllegalStateError):
+    except IllegalStateError:
         raise
     except (KafkaError, OSError) as error:
         raise BusUnavailable(f"the broker does not answer ({error!r}): is it running?") from error
@@ -529,6 +573,12 @@ async def _stopped(client: Any) -> None:
             await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
     except (KafkaError, OSError, TimeoutError) as error:
         _log.warning("a broker's client did not end: %s", type(error).__name__)
-        if isinstance(client, AIOKafkaProducer):  # else it goes on sending what it still holds
-            await client._sender.close()
-            await client.client.close()
+        if isinstance(client, AIOKafkaProducer):
+            await _cut_off(client)
+
+
+async def _cut_off(producer: AIOKafkaProducer) -> None:
+    """End a producer without sending what it still holds, as its own `stop` would."""
+    producer._closed = True
+    await producer._sender.close()
+    await producer.client.close()
