@@ -29,7 +29,8 @@ async def run_child(
 ) -> Line:
     """Train as ordered and return the child's last line; `on_line` gets each line.
 
-    Raises TrainingError with the reason: the child's own, a limit, a crash, or `stop`.
+    Raises TrainingError with the reason: the child's own, a limit, a crash, or `stop`. Long so
+    that everything that is started and everything that ends it stand in one place.
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable,

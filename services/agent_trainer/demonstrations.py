@@ -77,7 +77,8 @@ def read_chore(
 ) -> Chore:
     """Return the routine's demonstrations. Raises TrainingError where nothing can be learnt.
 
-    `snapshot_of` maps an artifact's digest to the snapshot and raises WatError without one.
+    `snapshot_of` maps an artifact's digest to the snapshot and raises WatError without one. Long:
+    it is the order in which everything below happens.
     """
     read: list[tuple[Trace, list[Step], Snapshot | None]] = []
     left_out: list[str] = []

@@ -58,7 +58,7 @@ def export(
 ) -> Exported:
     """Emit the policy. `checked` are the decisions on which torch and module are compared.
 
-    Raises TrainingError where they differ.
+    Raises TrainingError where they differ. Long because a manifest has many fields.
     """
     weights = {
         name: np.ascontiguousarray(tensor.detach().numpy(), np.float32)

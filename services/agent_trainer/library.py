@@ -11,7 +11,7 @@ from shared.bus.base import Effects, Port
 from shared.clock import Clock
 from shared.errors import ConflictError, ContractError, NotFound
 from shared.manifest import OPS
-from shared.proof import parse, sign, verify
+from shared.proof import VerifiedModule, parse, sign, verify
 from shared.schemas import ModelCard, ModelKind, ModelStatus, derive_id
 from shared.signing import SigningKey
 from shared.topics import Room
@@ -118,27 +118,7 @@ class Library:
         effects = Effects(Room.AGENT_TRAINER)
         self._artifacts.drop(manifest.routine_id, effects)
         digest = self._artifacts.put(untrusted_module, effects, manifest.routine_id)
-        card = ModelCard(
-            id=derive_id("import", digest),
-            time_ms=self._clock.time_ms(),
-            kind=ModelKind.AGENT,
-            subject_id=manifest.routine_id,
-            name=manifest.name,
-            status=ModelStatus.READY,
-            routine_revision=manifest.routine_revision,
-            artifact=digest,
-            size_bytes=len(untrusted_module),
-            precision=manifest.precision,
-            capabilities=manifest.capabilities,
-            parameters=tuple(s for s in manifest.slots if s not in manifest.constants),
-            abi=manifest.abi,
-            emitter=manifest.emitter,
-            encoding=manifest.encoding,
-            signer=signature.public.hex(),
-            data_digest=manifest.data_digest,
-            git_revision=manifest.git_revision,
-            metrics={f"held_out_{k}": v for k, v in manifest.held_out.items()},
-        )
+        card = _imported(proved, digest, self._clock.time_ms())
         self.publish(card, effects)
         await self._commit(effects)
         return card
@@ -169,3 +149,28 @@ def _without_module(card: ModelCard, status: ModelStatus, reason: str, time_ms: 
             "time_ms": time_ms, "metrics": {}, "curves": {},
         }
     )  # fmt: skip
+
+
+def _imported(proved: VerifiedModule, digest: str, time_ms: int) -> ModelCard:
+    manifest = proved.manifest
+    return ModelCard(
+        id=derive_id("import", digest),
+        time_ms=time_ms,
+        kind=ModelKind.AGENT,
+        subject_id=manifest.routine_id,
+        name=manifest.name,
+        status=ModelStatus.READY,
+        routine_revision=manifest.routine_revision,
+        artifact=digest,
+        size_bytes=len(proved.data),
+        precision=manifest.precision,
+        capabilities=manifest.capabilities,
+        parameters=tuple(s for s in manifest.slots if s not in manifest.constants),
+        abi=manifest.abi,
+        emitter=manifest.emitter,
+        encoding=manifest.encoding,
+        signer=proved.signer.hex(),
+        data_digest=manifest.data_digest,
+        git_revision=manifest.git_revision,
+        metrics={f"held_out_{k}": v for k, v in manifest.held_out.items()},
+    )

@@ -1,13 +1,17 @@
 """From eight watched traces to a module that does the chore elsewhere, in the real child."""
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from services.agent_runner.sandbox import Sandbox
 from services.agent_trainer.child import run_child
+from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.order import Order
 from shared.artifacts import Artifacts
 from shared.bus.base import Effects
@@ -165,3 +169,24 @@ def test_the_module_carries_no_value_that_was_watched(trained):
     for trace in traces:
         for name in ("member", "phone", "code"):
             assert trace.parameters[name].casefold() not in text
+
+
+def test_the_child_dies_with_the_service(tmp_path):
+    traces, snapshots = demonstrations(8)
+    order = Order(
+        routine=routine(traces, give_to_learner(tmp_path, traces, snapshots)),
+        options=TrainOptions(num_variants=200, num_epochs=500, patience=100),
+        data_digest="0" * 64, artifacts=tmp_path, folder=tmp_path,
+        cpu_limit_s=300, memory_limit_bytes=4 * 2**30,
+    )  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "services.agent_trainer.train"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child.stdin.write(order.model_dump_json() + "\n")
+    child.stdin.flush()
+    assert json.loads(child.stdout.readline())["event"] == "reading"
+    child.stdin.close()  # as the system does when the service is killed
+    assert child.wait(60) == 3
+    child.stdout.close()
+    assert not (tmp_path / "module.wasm").exists()
