@@ -5,29 +5,33 @@ is run for one command reads its inputs to their end first, and works on no job 
 listing runs must not take one up.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from shared import errors
 from shared.bus import find_owner
-from shared.errors import ConfigError, WatError
+from shared.errors import ConfigError, TopicLocked, WatError
 from shared.settings import CommonSettings, default_port, load, refuse_unknown
 from shared.topics import Room
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["RoomClient", "Rooms"]
+__all__ = ["TAKEN", "RoomClient", "Rooms"]
 
 _ROOT = Path(__file__).resolve().parents[1]
+TAKEN = os.EX_TEMPFAIL
+"""Exit code of a room that was started for a command while another process runs it."""
+
 _START_S = 60.0
 """A room that is run for one command may have much to read first."""
 
@@ -35,6 +39,7 @@ _END_S = 20.0
 _ANSWER_S = 120.0
 """Longest wait for an answer: checking a large module on a loaded machine takes seconds."""
 
+_RETRY_S = 0.1
 _PAGE = 200
 _LINES = '{"'  # how a line of the log begins, which is not for a person
 
@@ -106,21 +111,32 @@ class RoomClient:
             self._http = None
 
     def _send(self, method: str, path: str, **request: Any) -> "httpx.Response":
+        """Return the room's answer. Raises what it refuses with, WatError where it is away.
+
+        A room that ends while it is asked (another command may have run it) is looked for again,
+        as long as it cannot have begun with what was asked.
+        """
         import httpx
 
-        try:
+        deadline = time.monotonic() + _START_S
+        while True:
             try:
                 answer = self._client().request(method, path, **request)
-            except httpx.ConnectError:  # nothing was sent: the room moved, or it just ended
-                self.close()
-                answer = self._client().request(method, path, **request)
-        except httpx.HTTPError as error:
-            raise WatError(
-                f"{self.room} does not answer ({_said(error)}): see its log, or run `wat doctor`"
-            ) from error
-        if answer.is_error:
-            raise _problem(self.room, answer)
-        return answer
+            except httpx.HTTPError as error:
+                untouched = isinstance(error, httpx.ConnectError) or (
+                    method == "GET" and isinstance(error, httpx.NetworkError | httpx.ProtocolError)
+                )
+                if not untouched or time.monotonic() > deadline:
+                    raise WatError(
+                        f"{self.room} does not answer ({_said(error)}): see `wat doctor`"
+                    ) from error
+            else:
+                if not answer.is_error:
+                    return answer
+                if not _is_not_ready(answer) or time.monotonic() > deadline:
+                    raise _problem(self.room, answer)
+            self.close()
+            time.sleep(_RETRY_S)
 
     def _client(self) -> "httpx.Client":
         import httpx
@@ -194,11 +210,8 @@ class Rooms(AbstractContextManager["Rooms"]):
             if address is not None and _rooms_at(address).get(room):
                 return address
             if address is None:
-                try:
+                with suppress(TopicLocked):  # another process was faster
                     return self._start(room, works=works)
-                except WatError:
-                    if self.address(room) is None:  # else another process was faster
-                        raise
             if time.monotonic() > deadline:
                 raise WatError(f"{room} at {address} is not ready: see its log, or `wat doctor`")
             time.sleep(0.05)
@@ -212,6 +225,7 @@ class Rooms(AbstractContextManager["Rooms"]):
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=_ROOT,
+            env={**os.environ, **_environment(self.common)},
             start_new_session=True,  # Ctrl-C is for us; the room then ends in order
         )
         self._stack.callback(_end, child)
@@ -219,6 +233,8 @@ class Rooms(AbstractContextManager["Rooms"]):
         with _limit(child, _START_S):
             line = child.stdout.readline().decode().strip()
         if not line:
+            if child.wait() == TAKEN:
+                raise TopicLocked(f"{room} was started by another process: ask that")
             raise WatError(_complaint(log) or f"{room} did not start: try `wat serve {room}`")
         self.started.add(room)
         return line.rpartition(" ")[2]
@@ -243,6 +259,11 @@ def _limit(child: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _environment(common: CommonSettings) -> dict[str, str]:
+    """Return the variables that give another process the same settings."""
+    return {f"WAT_{name.upper()}": str(value) for name, value in common if value != ""}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -283,6 +304,14 @@ def _json(answer: "httpx.Response") -> Any:
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _is_not_ready(answer: "httpx.Response") -> bool:
+    """Tell whether a room refused because it starts or ends: then it has not begun."""
+    try:
+        return answer.status_code == 503 and answer.json()["title"] == "HTTP error"
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _problem(room: Room, answer: "httpx.Response") -> WatError:

@@ -57,7 +57,15 @@ def serve(
     """Run one service in this process."""
     import asyncio
 
-    asyncio.run(_serve(_Asked((room,), port, log_level, for_command, works or not for_command)))
+    from services.client import TAKEN
+    from shared.errors import TopicLocked
+
+    try:
+        asyncio.run(_serve(_Asked((room,), port, log_level, for_command, works or not for_command)))
+    except TopicLocked:
+        if not for_command:
+            raise
+        raise typer.Exit(TAKEN) from None
 
 
 @dataclass(frozen=True)
