@@ -15,6 +15,7 @@ from typing import Protocol, cast, get_type_hints
 import uvicorn
 from fastapi import APIRouter
 
+from shared import failpoints
 from shared.api import create_app, read_token
 from shared.bus import open_bus
 from shared.clock import Clock
@@ -65,6 +66,8 @@ async def serve(
     A room that ends early is shown by /readyz and leaves the others running; its error is raised
     at the end. Raises ConfigError for a taken port, TopicLocked for a taken topic.
     """
+    if common.failpoint:
+        failpoints.arm(common.failpoint)
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

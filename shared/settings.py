@@ -73,6 +73,9 @@ class CommonSettings(WatSettings):
     user_id: str = Field(
         default_factory=getpass.getuser, description="whose events these are; key of raw-events"
     )
+    failpoint: Annotated[str, Field(pattern=r"^([a-z]+(:[1-9]\d*)?)?$")] = Field(
+        "", description="for crash tests: NAME or NAME:COUNT of a point to be killed at; empty: off"
+    )
 
     @field_validator("data_dir", "config_dir")
     @classmethod

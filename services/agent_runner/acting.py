@@ -31,6 +31,7 @@ from services.agent_runner.runs import (
 )
 from services.agent_runner.sandbox import StepOutcome
 from services.agent_runner.settings import RunnerSettings
+from shared import failpoints
 from shared.bus.base import Effects, Port
 from shared.clock import Clock
 from shared.encoding import Encoded, HistoryStep, encode, normalise, step_of
@@ -264,6 +265,7 @@ class RecordWork:
             came, note = Came.UNVERIFIED, str(error)
         except ActuatorError as error:
             came, note = Came.UNKNOWN, str(error)
+        failpoints.reach("acted")
         took_ms = tools.clock.boottime_ms() - began_ms
         step = step.model_copy(update={"came": came, "note": note, "took_ms": took_ms})
         await self._commit_outcome(step)

@@ -35,6 +35,7 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import murmur2
 
+from shared import failpoints
 from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
 from shared.bus.lock import take
 from shared.clock import Clock
@@ -393,8 +394,10 @@ class KafkaPort:
     async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
         """See Port.commit: outputs acknowledged, then the store, then the group's offset."""
         outgoing = effects.outgoing + [_dead(self.room, letter) for letter in effects.dead]
+        failpoints.reach("handled")
         if outgoing:
             await self._send(outgoing)
+            failpoints.reach("sent")
         if effects.writes or positions:
 
             def change(writer: Any) -> None:
@@ -406,6 +409,7 @@ class KafkaPort:
                 )
 
             await self.store.write(change)
+            failpoints.reach("written")
         if positions:
             assert self._subscription is not None
             await self._subscription.commit(positions)

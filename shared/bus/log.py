@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import apsw
 
+from shared import failpoints
 from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
 from shared.bus.lock import take
 from shared.clock import Clock
@@ -291,6 +292,7 @@ class LogPort:
 
     async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
         """See Port.commit."""
+        failpoints.reach("handled")
         for topic, store in self._stores.items():
             rows = [out for out in effects.outgoing if out.topic == topic]
             if rows and store is not self.store:
@@ -303,6 +305,7 @@ class LogPort:
                 writer.execute(sql, params)
             if positions:
                 _save_positions(positions, writer)
+            failpoints.reach("written")
 
         if rows or effects.writes or positions:
             await self.store.write(change)
