@@ -139,6 +139,7 @@ class Room_:
         """Wait for the end of the run's work, which may come after the end of the run."""
         jobs = "SELECT 1 FROM jobs WHERE id = ? AND state IN ('asked', 'running')"
         store = self.logic.port.store
+        self.service.jobs.wake()
         await self.until(lambda: get_run(store, run_id).ended)
         await self.until(lambda: not store.query(jobs, (run_id,)))
         return get_run(self.logic.port.store, run_id)
