@@ -20,7 +20,7 @@ from shared.api import create_app, read_token
 from shared.bus import open_bus
 from shared.clock import Clock
 from shared.errors import ConfigError
-from shared.service import RoomLogic, Service
+from shared.service import RoomLogic, Service, spare_collector
 from shared.settings import CommonSettings, RoomSettings, load, refuse_unknown
 from shared.topics import Room
 
@@ -84,6 +84,7 @@ async def serve(
         for service in services:
             await service.open(bus, address)
         rooms = [asyncio.create_task(_guarded(service, stop)) for service in services]
+        spare_collector()
         started(address)
         await stop.wait()
         await asyncio.gather(*rooms)

@@ -11,7 +11,9 @@ writers (an flock outside SQLite keeps them out).
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import apsw
 
 from shared.errors import BusError, BusUnavailable
 
-__all__ = ["SqlValue", "Statement", "Store", "connect_reader"]
+__all__ = ["SqlValue", "Statement", "Store", "connect_reader", "execute_all"]
 
 SqlValue = str | int | float | bytes | None
 Statement = tuple[str, tuple[SqlValue, ...]]
@@ -27,6 +29,10 @@ Write = Callable[[apsw.Connection], Any]
 
 _GROUP = 64
 """Transactions waiting for the writer that share one fsync."""
+
+_BUSY_MS = 5_000
+_CHECKPOINT_MS = 200
+"""A checkpoint gives way to readers sooner than a write: it is tried again anyway."""
 
 _STALE = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.CantOpenError, apsw.ReadOnlyError)
 
@@ -38,11 +44,17 @@ def connect_reader(path: Path) -> apsw.Connection:
     """
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-        connection.set_busy_timeout(5_000)
+        connection.set_busy_timeout(_BUSY_MS)
         connection.execute("PRAGMA query_only = 1")
     except apsw.Error as error:
         raise BusError(f"{path} cannot be read: {error}") from error
     return connection
+
+
+def execute_all(writer: apsw.Connection, statements: Sequence[Statement]) -> None:
+    """Run statements in order; neighbours that differ in their values alone, in one call."""
+    for sql, group in groupby(statements, key=itemgetter(0)):
+        writer.executemany(sql, [params for _, params in group])
 
 
 class Store:
@@ -57,7 +69,7 @@ class Store:
         try:
             self._writer = apsw.Connection(str(path))
             path.chmod(0o600)
-            self._writer.set_busy_timeout(5_000)
+            self._writer.set_busy_timeout(_BUSY_MS)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
                 self._writer.execute(f"PRAGMA {pragma}").fetchall()
             if tables:
@@ -81,10 +93,20 @@ class Store:
 
         Raises what `change` raises, and BusUnavailable where the disk refuses.
         """
+        return await self._submit(change, alone=False)
+
+    async def checkpoint(self) -> bool:
+        """Empty the write-ahead log into the file; tell whether no reader stood in the way.
+
+        Until then it still holds the bytes of what was deleted.
+        """
+        return bool(await self._submit(_checkpoint, alone=True))
+
+    async def _submit(self, change: Write, *, alone: bool) -> Any:
         if self._closed:
             raise BusUnavailable(f"{self.path} is closed")
         loop = asyncio.get_running_loop()
-        pending = _Pending(change, loop, loop.create_future())
+        pending = _Pending(change, loop, loop.create_future(), alone=alone)
         self._waiting.put(pending)
         return await pending.future
 
@@ -115,7 +137,20 @@ class Store:
                     open_ = False
                     break
                 group.append(following)
-            self._commit(group)
+            if changes := [pending for pending in group if not pending.alone]:
+                self._commit(changes)
+            for pending in group:
+                if pending.alone:
+                    self._run_alone(pending)
+
+    def _run_alone(self, pending: "_Pending") -> None:
+        """Run what cannot be part of a transaction."""
+        try:
+            pending.answer(pending.change(self._writer), None)
+        except apsw.Error as error:
+            refused = BusUnavailable(f"{self.path} refuses ({error}): free disk space")
+            refused.__cause__ = error
+            pending.answer(None, refused)
 
     def _commit(self, group: list["_Pending"]) -> None:
         """Commit a group; one that fails takes back its own change and no other's."""
@@ -146,14 +181,31 @@ class Store:
             pending.answer(value, failure)
 
 
+def _checkpoint(writer: apsw.Connection) -> bool:
+    writer.set_busy_timeout(_CHECKPOINT_MS)
+    try:
+        busy, *_ = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+    except apsw.BusyError:
+        return False
+    finally:
+        writer.set_busy_timeout(_BUSY_MS)
+    return busy == 0
+
+
 class _Pending:
     """A change that waits for the writer."""
 
-    __slots__ = ("change", "future", "loop")
+    __slots__ = ("alone", "change", "future", "loop")
 
     def __init__(
-        self, change: Write, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any]
+        self,
+        change: Write,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Any],
+        *,
+        alone: bool,
     ) -> None:
+        self.alone = alone
         self.change = change
         self.loop = loop
         self.future = future

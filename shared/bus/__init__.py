@@ -8,7 +8,17 @@ transactions. `tests/contract/test_bus.py` states each promise once and runs on 
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.bus.base import Bus, DeadLetter, Effects, Message, Outgoing, Place, Port, Subscription
+from shared.bus.base import (
+    Bus,
+    DeadLetter,
+    Effects,
+    Erased,
+    Message,
+    Outgoing,
+    Place,
+    Port,
+    Subscription,
+)
 from shared.clock import Clock
 from shared.errors import ConfigError
 from shared.topics import Room
@@ -17,6 +27,7 @@ __all__ = [
     "Bus",
     "DeadLetter",
     "Effects",
+    "Erased",
     "Message",
     "Outgoing",
     "Place",

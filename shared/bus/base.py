@@ -1,7 +1,7 @@
 """What a bus is: messages, what a handling wants to make durable, and one room's end of it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from shared.errors import ContractError
@@ -14,6 +14,7 @@ __all__ = [
     "Bus",
     "DeadLetter",
     "Effects",
+    "Erased",
     "Message",
     "Outgoing",
     "Place",
@@ -58,6 +59,16 @@ class Message(NamedTuple):
     value: bytes
     headers: Headers
     time_ms: int
+
+
+class Erased(NamedTuple):
+    """How many records were taken off a topic, and when (ms) the last byte leaves the disk.
+
+    `gone_by_ms` is None where it does with the next `scrub`.
+    """
+
+    num_records: int
+    gone_by_ms: int | None = None
 
 
 class Outgoing(NamedTuple):
@@ -205,6 +216,8 @@ class Port(Protocol):
 
     room: Room
     store: Store
+    lingers_ms: int
+    """How long a compact topic's replaced records stay on disk; 0: until the next `scrub`."""
 
     async def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
         """See Subscription.poll."""
@@ -231,6 +244,17 @@ class Port(Protocol):
 
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> Sequence[Message]:
         """See Bus.read."""
+        ...
+
+    async def erase(self, topic: str, covers: Callable[[Message], bool]) -> Erased:
+        """Take the records that `covers` names off one of the room's own topics.
+
+        A transport that cannot do so at once says when they go. Raises BusUnavailable.
+        """
+        ...
+
+    async def scrub(self) -> bool:
+        """Overwrite what was deleted from the room's files; tell whether that was possible now."""
         ...
 
     async def maintain(self, now_ms: int) -> None:

@@ -25,7 +25,7 @@ from aiokafka import (
     ConsumerRebalanceListener,
     TopicPartition,
 )
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     IllegalStateError,
@@ -36,11 +36,11 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from shared import failpoints
-from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
+from shared.bus.base import FRAME_TABLES, Effects, Erased, Message, Outgoing, Place
 from shared.bus.lock import take
 from shared.clock import Clock
 from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange
-from shared.store import Store
+from shared.store import Store, execute_all
 from shared.topics import OWNERS, TOPICS, Room, Topic, TopicSpec, dead_letters
 
 __all__ = ["KafkaBus", "KafkaPort", "KafkaSubscription"]
@@ -55,6 +55,10 @@ _LEADING_WAIT_MS = 200
 """How long a wait for the last topic may hold back news of the leading ones."""
 
 _SEGMENT_MS = 24 * 3600 * 1000
+_FILE_DELAY_MS = 10 * 60 * 1000
+"""The broker looks every 5 min for files to delete, and deletes them a minute later."""
+
+_ERASE_CHUNK = 500
 _BATCH_BYTES = 512 * 1024
 _READ_WAIT_MS = 1_000
 
@@ -164,6 +168,15 @@ class KafkaBus:
         if self._reader is not None:
             await _stopped(self._reader)
             self._reader = None
+
+    async def delete_records(self, topic: str, partition: int, before: int) -> None:
+        """Delete what stands before offset `before`. Raises BusUnavailable."""
+        admin = await _started(lambda: AIOKafkaAdminClient(**self._client))
+        try:
+            place = TopicPartition(topic, partition)
+            await _asked(admin.delete_records({place: RecordsToDelete(before)}))
+        finally:
+            await admin.close()
 
     async def producer(self) -> AIOKafkaProducer:
         """Return a new producer. Raises BusUnavailable."""
@@ -361,6 +374,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
 class KafkaPort:
     """A room's end on a broker."""
 
+    lingers_ms = 2 * _SEGMENT_MS
+
     def __init__(
         self,
         bus: KafkaBus,
@@ -401,8 +416,7 @@ class KafkaPort:
         if effects.writes or positions:
 
             def change(writer: Any) -> None:
-                for sql, params in effects.writes:
-                    writer.execute(sql, params)
+                execute_all(writer, effects.writes)
                 writer.executemany(
                     "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
                     [(*place, following) for place, following in (positions or {}).items()],
@@ -421,6 +435,35 @@ class KafkaPort:
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Message]:
         """See Bus.read."""
         return await self._bus.read(topic, partition, offset, limit)
+
+    async def erase(self, topic: str, covers: Callable[[Message], bool]) -> Erased:
+        """See Port.erase: what a partition begins with goes at once, the rest by retention.
+
+        Gone is what can be read no more; the broker's file follows once it is no longer written.
+        """
+        num_records, gone_by_ms = 0, None
+        kept_ms = next((s.retention_ms for t, s in TOPICS.items() if t == topic), _DEAD_KEPT_MS)
+        for partition, (oldest, end) in (await self.bounds(topic)).items():
+            start = at = oldest
+            while at < end and (found := await self.read(topic, partition, at, _ERASE_CHUNK)):
+                for message in found:
+                    if not covers(message):
+                        continue
+                    num_records += 1
+                    stays_ms = _SEGMENT_MS + _FILE_DELAY_MS
+                    if start == message.offset:
+                        start += 1
+                    else:
+                        stays_ms += kept_ms or 0
+                    gone_by_ms = max(gone_by_ms or 0, message.time_ms + stays_ms)
+                at = found[-1].offset + 1
+            if start > oldest:
+                await self._bus.delete_records(topic, partition, start)
+        return Erased(num_records, gone_by_ms)
+
+    async def scrub(self) -> bool:
+        """See Port.scrub; the broker's own files are not ours to overwrite."""
+        return await self.store.checkpoint()
 
     async def maintain(self, now_ms: int) -> None:
         """Do nothing: the broker applies retention and compaction."""
@@ -482,13 +525,19 @@ class KafkaPort:
             raise BusUnavailable("the broker does not acknowledge: is it running?") from error
 
 
-_DEAD_CONFIG = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
+_DEAD_KEPT_MS = 14 * 24 * 3600 * 1000
+_DEAD_CONFIG = {
+    "retention.ms": str(_DEAD_KEPT_MS),
+    "segment.ms": str(_SEGMENT_MS),
+    "message.timestamp.type": "LogAppendTime",
+}
 
 
 def _new_topic(topic: Topic, spec: TopicSpec, num_partitions: int) -> NewTopic:
     config = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_SEGMENT_MS)}
     if spec.compact:
-        config |= {"cleanup.policy": "compact"}
+        # Within a day at the latest: what is replaced may have been forgotten.
+        config |= {"cleanup.policy": "compact", "max.compaction.lag.ms": str(_SEGMENT_MS)}
     if spec.retention_ms is not None:
         config |= {"retention.ms": str(spec.retention_ms)}
     if spec.retention_bytes is not None:

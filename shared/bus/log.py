@@ -13,7 +13,7 @@ import asyncio
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from typing import Any, cast
 import apsw
 
 from shared import failpoints
-from shared.bus.base import FRAME_TABLES, Effects, Message, Outgoing, Place
+from shared.bus.base import FRAME_TABLES, Effects, Erased, Message, Outgoing, Place
 from shared.bus.lock import take
 from shared.clock import Clock
 from shared.errors import (
@@ -31,7 +31,7 @@ from shared.errors import (
     OffsetOutOfRange,
 )
 from shared.schemas import Headers
-from shared.store import SqlValue, Store, connect_reader
+from shared.store import SqlValue, Store, connect_reader, execute_all
 from shared.topics import OWNERS, TOPICS, Room, Topic
 
 __all__ = ["LogBus", "LogPort", "LogSubscription"]
@@ -44,6 +44,9 @@ _POLL_MIN_S, _POLL_MAX_S, _POLL_GROWTH = 0.0005, 0.1, 1.4
 
 _RETAIN_CHUNK = 2_000
 """Rows removed in one transaction, so that retention never holds up an append for long."""
+
+_ERASE_CHUNK = 500
+"""Records looked at in one go when some are forgotten."""
 
 _TOPIC_TABLES = """
 CREATE TABLE IF NOT EXISTS records(
@@ -262,6 +265,8 @@ class LogSubscription:
 class LogPort:
     """A room's end: its topics' files, the first of which holds all that belongs together."""
 
+    lingers_ms = 0
+
     def __init__(
         self,
         bus: LogBus,
@@ -301,8 +306,7 @@ class LogPort:
 
         def change(writer: apsw.Connection) -> None:
             self._append(self._main, rows, writer)
-            for sql, params in effects.writes:
-                writer.execute(sql, params)
+            execute_all(writer, effects.writes)
             if positions:
                 _save_positions(positions, writer)
             failpoints.reach("written")
@@ -319,6 +323,27 @@ class LogPort:
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Message]:
         """See Bus.read."""
         return await self._bus.read(topic, partition, offset, limit)
+
+    async def erase(self, topic: str, covers: Callable[[Message], bool]) -> Erased:
+        """See Port.erase. Dead letters stand in the room's own table, not on a topic."""
+        store = next((s for t, s in self._stores.items() if t == topic), None)
+        num_records = 0
+        for partition, (oldest, end) in (await self.bounds(topic)).items() if store else ():
+            base, at = partition << _SHIFT, oldest
+            while found := await self.read(topic, partition, at, _ERASE_CHUNK):
+                rows = [base | message.offset for message in found if covers(message)]
+                if rows:
+                    assert store is not None
+                    num_records += await store.write(partial(_remove, rows))
+                at = found[-1].offset + 1
+                if at >= end:
+                    break
+                await asyncio.sleep(0)  # a long topic must not hold up what is captured meanwhile
+        return Erased(num_records)
+
+    async def scrub(self) -> bool:
+        """See Port.scrub: until a checkpoint, the write-ahead log holds what was deleted."""
+        return all([await store.checkpoint() for store in self._stores.values()])
 
     async def maintain(self, now_ms: int) -> None:
         """Remove in small steps what is older or more than the topic may keep."""

@@ -99,6 +99,7 @@ class Routine(Record):
     median_ms: Annotated[int, Field(ge=0, description="median duration of a trace")]
     traces: tuple[TraceRef, ...] = Field((), description="the newest 200")
     train: Annotated[int, Field(ge=0, description="counts the trainings asked for")] = 0
+    num_forgotten: Annotated[int, Field(ge=0, description="counts traces that were forgotten")] = 0
 
 
 class Trace(Frozen):
