@@ -305,7 +305,8 @@ def load_sdpa(device: torch.device) -> Kernel:
     def kernel(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, **packing: Any
     ) -> torch.Tensor:
-        parts = (x.transpose(0, 1).split(packing["doc_lens"], 1) for x in (q, k, v))
+        lengths = packing.get("doc_lens") or packing["cu_seq_lens_q"].diff().tolist()
+        parts = (x.transpose(0, 1).split(lengths, 1) for x in (q, k, v))
         outs = [
             F.scaled_dot_product_attention(
                 a[None], b[None], c[None], is_causal=True, scale=scale, enable_gqa=True

@@ -146,11 +146,23 @@ class Setup:
 
 
 def build(options: Options, device: torch.device, world: int) -> Setup:
-    """Load the base, adapt, compile and wrap it; make the optimiser."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = dtype if options.dtype == "auto" else getattr(torch, options.dtype)
+    """Load the base and set it up."""
+    dtype = run_dtype(options, device)
     held = torch.float32 if options.full else dtype  # weights that are trained stay exact
     model, tokenizer = load_base(options.base, held, options.download)
+    return set_up(options, model, tokenizer, device, world)
+
+
+def run_dtype(options: Options, device: torch.device) -> torch.dtype:
+    """Return the type activations have."""
+    if options.dtype != "auto":
+        return getattr(torch, options.dtype)
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def set_up(options: Options, model: Any, tokenizer: Any, device: torch.device, world: int) -> Setup:
+    """Adapt, compile and wrap a model; make the optimiser."""
+    dtype = run_dtype(options, device)
     refuse_unsupported(model.config, options)
     if options.fim_rate:
         fim_sentinels(tokenizer)  # refused here, before anything is spent

@@ -1,0 +1,45 @@
+# The code assistant: its own environment, never resolved with the services.
+FT := finetune
+FT_VENV := $(FT)/.venv
+FT_PY := $(FT_VENV)/bin/python
+FT_UV := $(FT_VENV)/bin/uv
+FT_READY := $(FT_VENV)/.ready
+FT_SOURCE ?= .
+FT_DATA ?= var/finetune/dataset
+FT_RUN ?= var/finetune/run
+# On a machine without a GPU, where the PyTorch index is reachable: FT_TORCH_BACKEND=cpu
+FT_TORCH_BACKEND ?=
+
+$(FT_READY): $(FT)/requirements.txt requirements/uv.txt
+	@test -x $(FT_PY) || $(PYTHON) -m venv $(FT_VENV)
+	@$(FT_PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@echo "installing the fine-tuning packages (the first time: about 5.6 GB, most of it PyTorch)"
+	@$(FT_UV) pip install -q --python $(FT_PY) $(if $(FT_TORCH_BACKEND),--torch-backend=$(FT_TORCH_BACKEND),--require-hashes) \
+	  --no-deps -r $(FT)/requirements.txt
+	@touch $@
+
+finetune: $(FT_READY) ## train the code assistant on FT_SOURCE (this repository): data, training, report, export
+	@$(FT)/prepare_dataset.sh $(FT_SOURCE) --out $(FT_DATA) > /dev/null
+	@$(FT_PY) $(FT)/main.py --dataset_path $(FT_DATA) --out $(FT_RUN) $(FT_FLAGS)
+	@$(FT_PY) $(FT)/evaluate.py --run $(FT_RUN) $(FT_EVAL_FLAGS)
+	@$(FT_PY) $(FT)/export.py --run $(FT_RUN)
+
+finetune-serve: $(FT_READY) ## answer questions with the trained assistant on 127.0.0.1:8765
+	@$(FT_PY) $(FT)/server.py --run $(FT_RUN) --source $(FT_SOURCE)
+
+test-finetune: $(FT_READY) ## tests of finetune on a tiny model; WEIGHTS=1: on the real SmolLM2 weights too
+	@cd $(FT) && .venv/bin/python -m pytest -m "not gpu$(if $(WEIGHTS),, and not weights)"
+
+bench-finetune: $(FT_READY) ## the training throughput table, into var/bench/finetune/
+	@$(FT_PY) $(FT)/bench.py all --out var/bench/finetune $(FT_FLAGS)
+
+finetune-lock: ## renew finetune/requirements.txt
+	@test -x $(FT_UV) || { test -x $(FT_PY) || $(PYTHON) -m venv $(FT_VENV); $(FT_PY) -m pip install -q --require-hashes -r requirements/uv.txt; }
+	@$(FT_UV) pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --override $(FT)/overrides.txt \
+	  $(FT)/requirements.in -o $(FT)/requirements.txt
+
+finetune-image-check: ## build the image on BASE without flash-attn and train a tiny model inside
+	@$(FT)/image_check.sh
+
+.PHONY: finetune finetune-serve test-finetune bench-finetune finetune-lock finetune-image-check
