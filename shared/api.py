@@ -22,7 +22,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.bus import Place
 from shared.errors import ConfigError, ContractError, WatError
+from shared.forget import Receipt
 from shared.service import Service
 from shared.settings import CommonSettings
 
@@ -128,9 +130,8 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
         prefix = f"/v1/{service.room}"
         ready = [Depends(_must_be_ready(service))]
         app.include_router(service.router, prefix=prefix, tags=[service.room], dependencies=ready)
-        app.include_router(
-            _dead_letters(service), prefix=prefix, tags=[service.room], dependencies=ready
-        )
+        for more in (_dead_letters(service), _forgets(service)):
+            app.include_router(more, prefix=prefix, tags=[service.room], dependencies=ready)
     app.add_exception_handler(WatError, _wat_problem)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
@@ -173,6 +174,39 @@ def _dead_letters(service: Service) -> APIRouter:
         await service.replay(letter_id)
 
     return router
+
+
+def _forgets(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/forgets")
+    async def list_forgets(limit: Limit = 50, cursor: Cursor = None) -> Page[Receipt]:
+        """List what was asked to be forgotten, newest first, with this room's receipts."""
+        place = decode_cursor(cursor) or [2**62, ""]
+        rows = service.forgetting.requests((int(place[0]), str(place[1])), limit + 1)
+        shown = page(rows, limit, list)
+        receipts = [await service.forgetting.receipt(name, {}) for _, name in shown.items]
+        return Page(items=receipts, next=shown.next)
+
+    @router.get("/forgets/{request}")
+    async def show_forget(
+        request: str,
+        after: Annotated[
+            list[str] | None, Query(description="TOPIC:PARTITION:OFFSET that must be read too")
+        ] = None,
+    ) -> Receipt:
+        """Show this room's receipt; `after` names what the rooms before it wrote by then."""
+        return await service.forgetting.receipt(request, dict(map(_place, after or ())))
+
+    return router
+
+
+def _place(text: str) -> tuple[Place, int]:
+    topic, _, rest = text.partition(":")
+    partition, _, offset = rest.partition(":")
+    if not (partition.isdecimal() and offset.isdecimal()):
+        raise ContractError(f"after={text[:80]}: write TOPIC:PARTITION:OFFSET")
+    return (topic, int(partition)), int(offset)
 
 
 class _Token:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,10 +24,18 @@ ARTIFACT_TABLE = """
 CREATE TABLE IF NOT EXISTS artifacts(
   digest TEXT NOT NULL, holder TEXT NOT NULL, num_bytes INTEGER NOT NULL,
   PRIMARY KEY(digest, holder)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS artifacts_dropped(
+  n INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS artifact_dropped AFTER DELETE ON artifacts
+  BEGIN INSERT INTO artifacts_dropped(digest) VALUES (old.digest); END;
 """
 """Every room's store has it; `holder` names what needs the artifact: the last one counts."""
 
 _ORPHAN_AGE_S = 3600
+_FRESH_S = 15.0
+"""A file this young may be needed by a reference row that is being committed."""
+
+_SWEPT_AT_ONCE = 500
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -74,13 +83,39 @@ class Artifacts:
         """Keep another room's artifact beyond its life there. Raises as `get`."""
         if not self.path(digest).exists():
             return self.put(self.get(digest, owner), effects, holder)
+        os.utime(self.path(digest))
         size = self.path(digest).stat().st_size
         effects.write("INSERT OR IGNORE INTO artifacts VALUES (?, ?, ?)", (digest, holder, size))
         return digest
 
     def drop(self, holder: str, effects: Effects) -> None:
-        """Let go of what `holder` needs; files that nobody needs go with the next `collect`."""
+        """Let go of what `holder` needs; files that nobody needs any more are swept away."""
         effects.write("DELETE FROM artifacts WHERE holder = ?", (holder,))
+
+    async def sweep(self, store: Store) -> bool:
+        """Remove the files whose last reference row is gone; tell whether there may be more now."""
+        rows = store.query(
+            "SELECT d.n, d.digest, EXISTS(SELECT 1 FROM artifacts a WHERE a.digest = d.digest) "
+            "FROM artifacts_dropped d ORDER BY d.n LIMIT ?",
+            (_SWEPT_AT_ONCE,),
+        )
+        done = [(n,) for n, digest, needed in rows if needed or self._removed(digest)]
+        if done:
+            await store.write(
+                lambda writer: writer.executemany("DELETE FROM artifacts_dropped WHERE n = ?", done)
+            )
+        return len(done) == _SWEPT_AT_ONCE
+
+    def _removed(self, digest: str) -> bool:
+        """Remove a file that nobody needs; tell whether it is gone."""
+        path = self.path(digest)
+        try:
+            if time.time() - path.stat().st_mtime < _FRESH_S:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return True
+        return True
 
     def collect(self, store: Store, now_s: float, min_age_s: float = _ORPHAN_AGE_S) -> int:
         """Remove files without a reference row that are older than `min_age_s`; return how many."""

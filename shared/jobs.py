@@ -123,7 +123,10 @@ class JobWorker:
         )
         if not await self._commit(began, stop):
             return
-        job = get_job(self._port.store, job.id)
+        try:
+            job = get_job(self._port.store, job.id)
+        except NotFound:  # forgotten just now
+            return
         task = asyncio.ensure_future(self._work(job, self._port))
         self._current = (job.id, task)
         if job.id in self._cancelled:  # while the row was being written
