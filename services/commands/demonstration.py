@@ -7,8 +7,6 @@ import typer
 
 __all__ = ["demo"]
 
-_FOLDER = "demo"
-
 
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Other records, layout, pauses.")] = 0,
@@ -24,9 +22,14 @@ def demo(
     import asyncio
 
     from demo.run import main
+    from demo.stack import StackError
+    from shared.errors import WatError
     from shared.settings import CommonSettings, load
 
     where = folder or load(CommonSettings).data_dir.parent / "wasmagenttrainer-demo"
-    held, _ = asyncio.run(main(seed=seed, folder=where, headed=headed, pace=pace))
+    try:
+        held, _ = asyncio.run(main(seed=seed, folder=where, headed=headed, pace=pace))
+    except StackError as error:
+        raise WatError(str(error)) from error
     if not held:
         raise typer.Exit(1)

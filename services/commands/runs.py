@@ -123,7 +123,7 @@ def _decide(runner: "RoomClient", asked: Mapping[str, Any], *, yes: bool) -> Non
         runner.post(f"runs/{asked['run_id']}/approve", {"scope": "once"})
         return
     runner.post(f"runs/{asked['run_id']}/reject")
-    write_line(f"run {short(asked['run_id'])} was rejected: approve it there, or give --yes")
+    write_line(f"run {short(asked['run_id'])} was rejected: say yes in a terminal, or give --yes")
     raise typer.Exit(1)
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from services.__main__ import app
 from services.client import Rooms
 from shared.bus import find_owner
 from shared.settings import CommonSettings
@@ -41,12 +43,15 @@ class Person:
         )  # fmt: skip
 
     def wat(self, *arguments: str, expect: int = 0, **more: str) -> tuple[str, str]:
-        """Return what a command writes on standard output and standard error."""
-        with self.start(*arguments, **more) as process:
-            out, err = process.communicate(timeout=WAIT_S)
-        assert "Traceback" not in err
-        assert process.returncode == expect, f"{arguments}: {err or out}"
-        return out, err
+        """Return what a command writes on standard output and standard error.
+
+        The command runs in this process: what it asks are processes all the same.
+        """
+        answer = CliRunner().invoke(app, list(arguments), env={**self.environment, **more})
+        if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+            raise answer.exception
+        assert answer.exit_code == expect, f"{arguments}: {answer.stderr or answer.stdout}"
+        return answer.stdout, answer.stderr
 
     def json(self, *arguments: str):
         return json.loads(self.wat(*arguments, "--json")[0])
@@ -98,7 +103,9 @@ def test_up_says_where_it_answers_and_where_the_token_is(person):
 
 
 def test_a_second_up_says_who_writes_the_topics(at_home):
-    _, err = at_home.wat("up", "--port", "0", "--log-level", "error", expect=1)
+    with at_home.start("up", "--port", "0", "--log-level", "error") as second:
+        _, err = second.communicate(timeout=WAIT_S)
+    assert second.returncode == 1
     assert "raw-events belongs to process" in err.splitlines()[-1]
 
 
@@ -200,9 +207,26 @@ def test_a_wrong_token_is_said(at_home, tmp_path):
 
 
 def test_a_misspelled_setting_stops_every_command(at_home):
-    for command in (("routines",), ("up",), ("tail", "tasks")):
+    for command in (("routines",), ("models",), ("tail", "tasks")):
         _, err = at_home.wat(*command, expect=1, WAT_DATA_DIRR="/")
         assert err.splitlines()[-1].startswith("wat: WAT_DATA_DIRR is not a setting")
+
+
+def test_a_model_is_imported_shown_exported_and_deleted(at_home, tmp_path):
+    file = ROOT / "tests" / "data" / "modules" / "agent_v1_int8.wasm"
+    assert "is ready" in at_home.wat("models", "import", str(file))[0]
+    assert (
+        "delete it, or ask to replace it" in at_home.wat("models", "import", str(file), expect=1)[1]
+    )
+    (card,) = at_home.json("models")
+    assert at_home.json("models", "show", card["id"][:6])["size_bytes"] == file.stat().st_size
+    assert card["name"] in at_home.wat("models", "show", card["subject_id"])[0]
+    exported = tmp_path / "agent.wasm"
+    at_home.wat("models", "export", card["name"], str(exported))
+    assert exported.read_bytes() == file.read_bytes()
+    assert "nothing was deleted" in at_home.wat("models", "delete", card["id"], expect=1)[0]
+    at_home.wat("models", "delete", card["id"], "--yes")
+    assert at_home.json("models") == []
 
 
 def test_doctor_says_what_runs(at_home):
@@ -234,6 +258,7 @@ def test_doctor_finds_what_is_wrong_and_says_what_to_do(person, tmp_path):
     assert found["Java"]["state"] == "optional"
 
 
+@pytest.mark.slow
 def test_a_command_runs_the_room_it_needs_and_ends_it(person):
     person.wat("consent", "give", "--source", "replay", "--level", "values")
     assert person.running() == []
@@ -242,6 +267,7 @@ def test_a_command_runs_the_room_it_needs_and_ends_it(person):
     assert person.running() == []
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_share_a_room(person):
     commands = [person.start("consent", "--json") for _ in range(3)]
     for command in commands:
@@ -252,6 +278,7 @@ def test_two_commands_at_once_share_a_room(person):
     assert person.running() == []
 
 
+@pytest.mark.slow
 def test_looking_takes_up_no_work(person):
     person.wat("consent", "give", "--source", "replay", "--level", "values")
     person.wat("replay", str(LOG))
