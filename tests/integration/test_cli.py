@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -352,3 +353,25 @@ def test_topics_and_rooms_are_offered_by_name(person):
     for command, names in (("tail", Topic), ("serve", Room)):
         out, _ = person.wat(command, "--help")
         assert all(name in out for name in names)
+
+
+@pytest.mark.kafka
+def test_a_broker_is_used_the_same_way(kafka, tmp_path):
+    someone = Person(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    someone.environment |= {"WAT_BUS_URL": f"kafka://{kafka.address}", "WAT_PORT": port}
+    assert someone.wat("tail", "raw-events")[0] == ""
+    with someone.start("up") as up:
+        assert up.stdout is not None
+        assert up.stdout.readline().rstrip().endswith(f"http://127.0.0.1:{port}")
+        someone.wat("consent", "give", "--source", "replay", "--level", "values")
+        someone.wat("replay", str(LOG))
+        until(lambda: len(someone.json("routines")) == 2)
+        doctor = {finding["what"]: finding for finding in at_home_doctor(someone)}
+        assert doctor["port"]["found"].startswith(f"{port} is ours: user-monitor")
+        up.send_signal(signal.SIGTERM)
+        up.communicate(timeout=WAIT_S)
+    out, _ = someone.wat("tail", "raw-events")
+    assert len(out.splitlines()) == len(LOG.read_text().splitlines())
+    assert len(someone.json("routines")) == 2  # a command runs the room here too
