@@ -15,6 +15,7 @@ from services.user_monitor.asked import (
     TeachAsked,
 )
 from services.user_monitor.consent import Consent, ConsentAsked, Exclusion, ExclusionAsked
+from services.user_monitor.forgetting import ForgetAsked, ForgetStarted
 from services.user_monitor.monitor import Monitor
 from services.user_monitor.teaching import Lesson
 from shared.api import Cursor, Limit, Page, decode_cursor, page
@@ -39,7 +40,9 @@ _ATTACH_WARNING = (
 def router(monitor: Monitor, common: CommonSettings) -> APIRouter:
     """Return the routes of one monitor."""
     routes = APIRouter()
-    for part in (_consents(monitor), _recording(monitor, common), _sessions(monitor)):
+    for part in (
+        _consents(monitor), _recording(monitor, common), _sessions(monitor), _forget(monitor),
+    ):  # fmt: skip
         routes.include_router(part)
     return routes
 
@@ -184,6 +187,17 @@ def _sessions(monitor: Monitor) -> APIRouter:
     def show_snapshot(digest: str) -> Snapshot:
         """Show the element tree an event refers to."""
         return Snapshot.model_validate_json(monitor.artifacts.get(digest))
+
+    return routes
+
+
+def _forget(monitor: Monitor) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("/forget", status_code=202)
+    async def forget(asked: ForgetAsked) -> ForgetStarted:
+        """Forget events and all that any room made of them; each has a receipt at its /forgets."""
+        return await monitor.forget(asked)
 
     return routes
 

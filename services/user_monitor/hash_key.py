@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.errors import ConfigError
 
-__all__ = ["load_key"]
+__all__ = ["load_key", "renew_key"]
 
 _KEY_BYTES = 32
 
@@ -35,6 +35,22 @@ def load_key(path: Path, data_dir: Path) -> bytes:
                 "delete it (hashes recorded so far then match no new ones)"
             ) from None
         return key
+    return _write_new(handle)
+
+
+def renew_key(path: Path) -> bytes:
+    """Put a new key in place of the old one: hashes made so far tell nobody anything any more."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}")
+    key = _write_new(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with path.open("r+b") as old:  # overwritten first: a rename alone leaves the bytes on the disk
+        old.write(secrets.token_bytes(_KEY_BYTES))
+        old.flush()
+        os.fsync(old.fileno())
+    temporary.rename(path)
+    return key
+
+
+def _write_new(handle: int) -> bytes:
     key = secrets.token_bytes(_KEY_BYTES)
     with os.fdopen(handle, "wb") as file:
         file.write(key)

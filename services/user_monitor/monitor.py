@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
@@ -32,6 +33,12 @@ from services.user_monitor.consent import (
     ExclusionAsked,
     Place,
 )
+from services.user_monitor.forgetting import (
+    ForgetAsked,
+    ForgetStarted,
+    erase_events,
+    ranges_of,
+)
 from services.user_monitor.metrics import RECORDING
 from services.user_monitor.privacy import Redactor
 from services.user_monitor.publisher import Publisher
@@ -43,7 +50,7 @@ from shared.bus import Effects, Message, Port
 from shared.clock import Clock
 from shared.errors import BusUnavailable, ConflictError, ConsentMissing, NotFound, WatError
 from shared.jobs import Job
-from shared.schemas import Record, Text, UiEvent
+from shared.schemas import ForgetRange, Record, Text, UiEvent
 from shared.store import Statement
 from shared.topics import Room, Topic
 
@@ -64,7 +71,7 @@ class Monitor:
     """user-monitor as the frame runs it."""
 
     room: ClassVar[Room] = Room.USER_MONITOR
-    inputs: ClassVar[tuple[Topic, ...]] = ()
+    inputs: ClassVar[tuple[Topic, ...]] = (Topic.FORGETS,)
     tables: ClassVar[str] = _TABLES + publisher.TABLES + consent.TABLES + spool.TABLES
 
     def __init__(
@@ -74,6 +81,7 @@ class Monitor:
         clock: Clock,
         redactor: Redactor,
         artifacts: Artifacts,
+        renew_key: Callable[[], bytes],
     ) -> None:
         self.settings = settings
         self.user_id = user_id
@@ -86,6 +94,8 @@ class Monitor:
         self.port: Port
         self.publisher: Publisher
         self._redactor = redactor
+        self._renew_key = renew_key
+        self._is_started = False
         self._specs: dict[str, SourceSpec] = {}
         self._arrived = asyncio.Event()
         self._drain_from_s, self._num_drains_failed = 0.0, 0
@@ -93,7 +103,10 @@ class Monitor:
     # What the frame calls.
 
     async def start(self, port: Port) -> None:
-        """Load what the store has."""
+        """Load what the store has; once, for handling a record changes nothing in memory."""
+        if self._is_started:
+            return
+        self._is_started = True
         self.port = port
         store = port.store
         self.consents = Consents.load(
@@ -113,7 +126,7 @@ class Monitor:
         )
 
     def handle(self, record: Record, message: Message, effects: Effects) -> None:
-        """Do nothing: this room has no inputs."""
+        """Do nothing with a range: `erase` takes its events off the topic, beside the loop."""
 
     async def work(self, job: Job, port: Port) -> Effects:
         """Refuse: this room has no long work."""
@@ -161,6 +174,9 @@ class Monitor:
         if kind is not SourceKind.REPLAY and kind in {r.source.kind for r in self._recording()}:
             raise ConflictError(f"source {kind} is being recorded: stop it first")
         source = await open_source(spec, self.clock)
+        for key, present in self.recorders.items():  # a log that is being replayed: twice is once
+            if present.source.session == source.session and not present.is_done:
+                return key
         rows = self.port.store.query(
             "SELECT next_seq FROM sessions WHERE source = ? AND session = ?",
             (kind.value, source.session),
@@ -283,7 +299,38 @@ class Monitor:
         await self._write(stored.delete())
         self.consents.include(exclusion_id)
 
+    # Forgetting.
+
+    async def forget(self, asked: ForgetAsked) -> ForgetStarted:
+        """Say on `forgets` what is to be forgotten; durable on return.
+
+        Raises NotFound, and BusUnavailable where what was captured cannot be reached now.
+        """
+        await self.publisher.publish(self.recorders.values(), everything=True)
+        await self.publisher.drain_spool()
+        ranges = await ranges_of(asked, self.port, self.user_id, self.clock.time_ms())
+        effects = Effects(self.room)
+        for forget in ranges:
+            effects.publish(forget)
+        await self.port.commit(effects)
+        request = ranges[0].request if ranges else None
+        return ForgetStarted(request=request or "", num_ranges=len(ranges))
+
+    async def erase(self, ranges: Sequence[ForgetRange]) -> int | None:
+        """Take events and snapshots away; with everything, the hash key and demonstrations too."""
+        gone_by_ms = await erase_events(ranges, self.port, self.publisher.lock)
+        if any(r.session is None and r.user_id == self.user_id for r in ranges):
+            self._redactor.use(await asyncio.to_thread(self._renew_key))
+            self.teaching = Teaching()
+            await self._keep_fact("teaching", self.teaching.dump())
+        return gone_by_ms
+
     # Inside.
+
+    def _goes_on(self, recorder: Recorder) -> bool:
+        """Tell whether a restart must take it up again: a log read to its end may still wait."""
+        waits = recorder.state is RecorderState.FINISHED and not recorder.is_done
+        return recorder.state is RecorderState.RECORDING or waits
 
     def _recording(self) -> list[Recorder]:
         return [r for r in self.recorders.values() if r.state is RecorderState.RECORDING]
@@ -359,7 +406,7 @@ class Monitor:
         kept = [
             (_kind(spec), {name: _plain(value) for name, value in asdict(spec).items()})
             for key, spec in self._specs.items()
-            if self.recorders[key].state is RecorderState.RECORDING and _is_resumable(spec)
+            if _is_resumable(spec) and self._goes_on(self.recorders[key])
         ]
         await self._keep_fact("recordings", json.dumps(kept))
 

@@ -107,6 +107,10 @@ class Redactor:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
+    def use(self, key: bytes) -> None:
+        """Hash with another key from now on."""
+        self._key = key
+
     def hash(self, text: str) -> str:
         """Return the keyed hash by which equal texts are known to be equal.
 
