@@ -24,7 +24,6 @@ __all__ = [
     "ago",
     "ask",
     "console",
-    "say",
     "say_error",
     "show_json",
     "show_table",
@@ -63,11 +62,6 @@ def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
-
-
-def say(text: str) -> None:
-    """Show a line whose markup is our own; pass what others wrote through `rich.markup.escape`."""
-    console().print(text)
 
 
 def say_error(error: BaseException) -> None:
