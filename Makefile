@@ -36,7 +36,7 @@ replay: setup ## a recorded UI log through the whole pipeline
 	@$(VENV)/bin/wat demo --recorded
 
 test: setup ## fast tests; ROOM=user_monitor: one room's
-	@$(PY) -m pytest -m "not ($(MARKED) or gpu)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
+	@$(PY) -m pytest -n 2 -m "not ($(MARKED) or gpu)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
 
 test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromium, Xvfb
 	@scripts/system-packages.sh xvfb xterm python3-tk
@@ -64,10 +64,14 @@ lock: ## renew requirements/*.txt
 	@test -x $(UV) || (test -x $(PY) || $(PYTHON) -m venv $(VENV); $(PY) -m pip install -q uv)
 	@scripts/lock.sh
 
-bench: bench-bus ## every benchmark of this machine, into var/bench/
+bench: bench-bus bench-demo ## every benchmark of this machine, into var/bench/
 
 bench-bus: setup kafka-jars ## the bus: embedded and Kafka, beside plain SQLite and plain aiokafka
 	@$(PY) -m tests.bench.bus
+
+SEEDS ?= 10
+bench-demo: setup browser ## the demonstration for SEEDS seeds, judged by its database
+	@$(PY) -m tests.bench.demo --seeds $(SEEDS)
 
 images-check: ## each room's lock alone can import that room, and no other's packages
 	@scripts/images-check.sh

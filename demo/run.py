@@ -6,6 +6,7 @@ application's database.
 """
 
 import asyncio
+import gzip
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from demo.person import CHORE, Entry, Person
 from demo.stack import Stack, StackError, values_of
 from demo.view import View
 from demo.watching import watched
+from shared.errors import NoBrowser
+from shared.page import find_browser
 
 NUM_CHORES, NUM_RECORDS = 12, 5
 _STAGES = {
@@ -30,6 +33,9 @@ _STAGES = {
     "act": "Do 5 records never seen",
     "changed": "Meet a changed page",
 }
+_NUM_WITHOUT_BROWSER = 4
+_RECORDED = Path(__file__).parent / "recorded.jsonl.gz"
+_MARKER = ".wat-demo"
 _LEARN_S, _TRAIN_S, _RUN_S = 60.0, 180.0, 180.0
 
 
@@ -55,31 +61,80 @@ class Figures:
 
 
 async def main(
-    *, seed: int, folder: Path, headed: bool = False, pace: float = 0.03
+    *, seed: int, folder: Path, headed: bool = False, pace: float = 0.03, recorded: bool = False
 ) -> tuple[bool, Figures]:
-    """Run the demonstration in `folder`, which is made anew; tell whether all of it held."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Run the demonstration in `folder`, which is made anew; tell whether all of it held.
+
+    Without a browser, or asked to, it replays a recorded log and ends with the trained agent.
+    Raises StackError.
+    """
+    _empty(folder)
     figures = Figures()
     settings = {
         "WAT_AGENT_TRAINER_AUTO_TRAIN": "true",
         "WAT_AGENT_RUNNER_HEADLESS": "false" if headed else "true",
     }
-    with View(f"WasmAgentTrainer · demo, seed {seed}", _STAGES) as view:
+    missing = "asked to replay a recorded log" if recorded else _missing_browser()
+    stages = dict(list(_STAGES.items())[: _NUM_WITHOUT_BROWSER if missing else None])
+    with View(f"WasmAgentTrainer · demo, seed {seed}", stages) as view:
         view.begin("start")
         began = time.monotonic()
         async with Stack(folder, settings) as stack:
             view.end("start", f"ready at {stack.address} in {time.monotonic() - began:.1f} s")
-            with App(seed, "watch") as app:
-                port = urlsplit(app.url).port or 0
-                await _watch(stack, app, view, figures, seed, headed, pace)
-            routine = await _learn(stack, view, figures)
-            card = await _train(stack, view, figures, routine)
-            with App(seed, "act", port=port) as app:
-                await _act(stack, app, view, figures, routine)
-            with App(seed, "changed", port=port) as app:
-                await _meet_change(stack, app, view, figures, routine)
+            if missing:
+                await _replay(stack, view, figures, missing)
+                card = await _train(stack, view, figures, await _learn(stack, view, figures))
+            else:
+                with App(seed, "watch") as app:
+                    port = urlsplit(app.url).port or 0
+                    await _watch(stack, app, view, figures, seed, headed, pace)
+                routine = await _learn(stack, view, figures)
+                card = await _train(stack, view, figures, routine)
+                with App(seed, "act", port=port) as app:
+                    await _act(stack, app, view, figures, routine)
+                with App(seed, "changed", port=port) as app:
+                    await _meet_change(stack, app, view, figures, routine)
     view.summary(_measured(figures), _closer(folder, figures, card))
-    return figures.num_right == NUM_RECORDS and not figures.num_wrong and figures.stopped, figures
+    acted = figures.num_right == NUM_RECORDS and not figures.num_wrong and figures.stopped
+    return acted or bool(missing), figures
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier demonstration left; never anything else. Raises StackError."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARKER).exists():
+        raise StackError(f"{folder} holds something else: name an empty folder, or remove it")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / _MARKER).touch()
+
+
+def _missing_browser() -> str:
+    """Return how to get a browser where there is none, else nothing."""
+    try:
+        find_browser()
+    except NoBrowser as error:
+        return str(error)
+    return ""
+
+
+async def _replay(stack: Stack, view: View, figures: Figures, reason: str) -> None:
+    """Feed in a log that was recorded of the same person at the same application."""
+    view.begin("watch", reason)
+    started = time.monotonic()
+    content = gzip.decompress(_RECORDED.read_bytes()).decode()
+    consent = {"source": "replay", "level": "values", "keep": ["email"]}
+    await stack.ask("POST", "user-monitor/consents", consent)
+    await stack.ask("POST", "user-monitor/replay", {"content": content, "format": "jsonl"})
+
+    num_events = sum('"action":' in line for line in content.splitlines())
+
+    async def published() -> int | None:
+        found = len(await stack.all("user-monitor/events"))
+        return found if found >= num_events else None
+
+    figures.num_events = await stack.until("the log was not taken in", published, _LEARN_S)
+    figures.num_chores, figures.watch_s = NUM_CHORES, time.monotonic() - started
+    view.end("watch", f"{figures.num_events} recorded events replayed ({reason})")
 
 
 async def _watch(
@@ -227,12 +282,15 @@ def _measured(figures: Figures) -> list[tuple[str, str]]:
         ("Routine", f"{figures.support} of {figures.num_chores} chores found unlabelled, "
                     f"{figures.learn_s:.1f} s after the last event"),
         ("Agent", f"{figures.size_bytes} bytes, trained in {figures.train_s:.1f} s"),
-        ("Records", f"{figures.num_right} of {NUM_RECORDS} right, {figures.num_wrong} wrong, "
-                    f"{figures.run_s / NUM_RECORDS:.1f} s each"),
-        ("Changed page", figures.stop_reason),
     ]  # fmt: skip
-    shown += [(f"  {name}", f"{value:.4g}") for name, value in sorted(figures.metrics.items())]
-    return shown
+    if figures.run_s:
+        shown += [
+            ("Records", f"{figures.num_right} of {NUM_RECORDS} right, {figures.num_wrong} wrong, "
+                        f"{figures.run_s / NUM_RECORDS:.1f} s each"),
+            ("Changed page", figures.stop_reason),
+        ]  # fmt: skip
+    held = {k: v for k, v in figures.metrics.items() if k.startswith("held_out_")}
+    return shown + [(f"  {name.replace('_', ' ')}", f"{held[name]:.4g}") for name in sorted(held)]
 
 
 def _closer(folder: Path, figures: Figures, card: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,8 +14,11 @@ def demo(
     pace: Annotated[
         float, typer.Option(min=0, help="How slowly the person works; 1 is a person's pace.")
     ] = 0.03,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Replay a recorded log; needs no browser.")
+    ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Where all of it is kept; its content is replaced.")
+        Path | None, typer.Option(help="Where all of it is kept; an earlier one is replaced.")
     ] = None,
 ) -> None:
     """Watch a scripted person do a chore, train an agent, and let it do 5 new records."""
@@ -28,7 +31,9 @@ def demo(
 
     where = folder or load(CommonSettings).data_dir.parent / "wasmagenttrainer-demo"
     try:
-        held, _ = asyncio.run(main(seed=seed, folder=where, headed=headed, pace=pace))
+        held, _ = asyncio.run(
+            main(seed=seed, folder=where, headed=headed, pace=pace, recorded=recorded)
+        )
     except StackError as error:
         raise WatError(str(error)) from error
     if not held:
