@@ -74,6 +74,7 @@ class UserAction:
     text: str | None = None  # of a data element; may turn out to be a control's name
     after: Digest | None = None  # first later snapshot of the same target
     settled: bool = False  # `after` is final
+    after_place: tuple[tuple[str, str, int], ...] = ()  # of the event that saw it
 
 
 class Collapse(StrEnum):

@@ -1,11 +1,12 @@
 """task-learner's routes: routines ranked, each with its evidence; and what a person decides."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from services.task_learner.learner import TaskLearner
+from services.task_learner.learner import Place, TaskLearner
 from services.task_learner.routines import Known
 from shared.api import Cursor, Limit, Page, decode_cursor, page
 from shared.errors import ContractError
@@ -28,6 +29,16 @@ class RoutineLine(BaseModel):
     median_ms: int
     coverage: float
     saves_ms: int = Field(description="time its executions have taken so far; ranks the list")
+
+
+class PlaceRun(BaseModel):
+    """Events of one session, one after the other."""
+
+    user_id: str
+    source: str
+    session: str
+    first_seq: int
+    last_seq: int
 
 
 class NewName(BaseModel):
@@ -83,7 +94,33 @@ def router(logic: TaskLearner) -> APIRouter:
         """Train once more on the traces there are now."""
         return await logic.decide(routine_id, train=True)
 
+    @routes.get("/places")
+    def list_places(
+        application: Annotated[str | None, Query(max_length=300)] = None,
+        since_ms: Annotated[int | None, Query(ge=0, description="epoch, ms")] = None,
+    ) -> list[PlaceRun]:
+        """Name the events still kept here that fit, without any content: for forgetting them."""
+        return _runs(sorted(set(logic.places(application, since_ms))))
+
     return routes
+
+
+def _runs(places: Sequence[Place]) -> list[PlaceRun]:
+    """Join neighbours of one session."""
+    runs: list[PlaceRun] = []
+    for user_id, source, session, seq in places:
+        last = runs[-1] if runs else None
+        if last is not None and (last.user_id, last.source, last.session, last.last_seq + 1) == (
+            user_id, source, session, seq,
+        ):  # fmt: skip
+            last.last_seq = seq
+        else:
+            runs.append(
+                PlaceRun(
+                    user_id=user_id, source=source, session=session, first_seq=seq, last_seq=seq
+                )
+            )
+    return runs
 
 
 def _shown(known: Known, status: RoutineStatus | None) -> bool:

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -26,7 +26,6 @@ from services.task_learner.routines import (
     KnownTrace,
     in_time_order,
     likeness,
-    places_of,
     routine_id_of,
 )
 from services.task_learner.segment import (
@@ -44,6 +43,7 @@ from shared.artifacts import Artifacts
 from shared.bus.base import Effects, Message, Port
 from shared.clock import Clock
 from shared.errors import ConflictError, ContractError, NotFound
+from shared.forget import count_forgotten
 from shared.jobs import Job
 from shared.schemas import (
     ForgetRange,
@@ -59,7 +59,10 @@ from shared.schemas import (
 )
 from shared.topics import Room, Topic
 
-__all__ = ["TaskLearner"]
+__all__ = ["Place", "TaskLearner"]
+
+Place = tuple[str, str, str, int]
+"""User, source, session and seq of an event."""
 
 _MINE_MIN = 20  # new actions before the window is searched again …
 _MINE_SHARE = 10  # … and at least this fraction (1 / n) of it
@@ -117,6 +120,7 @@ CREATE TABLE IF NOT EXISTS traces(
         self.routines.clear()
         self._memories: dict[str, Memory] = {}
         self._pending: dict[str, list[tuple[str, UserAction]]] = defaultdict(list)
+        self._to_search: set[str] = set()  # users whose words may have come from what is forgotten
         self._ends: dict[str, dict[Token, list[str]]] = {}  # which routines a token ends, by user
         self._heard_s: dict[str, float] = {}  # when a user's demonstration was last added to
         store = port.store
@@ -144,11 +148,11 @@ CREATE TABLE IF NOT EXISTS traces(
         """Take in a mark, a range to forget or an event. Raises ContractError for anything else."""
         match record:
             case UiEvent():
-                self._on_event(record, message.value, effects)
+                self._on_event(record, message, effects)
             case RunMark():
                 self._on_mark(record, message.value, effects)
             case ForgetRange():
-                self._on_forget(record, message.value, effects)
+                self._on_forget(record.model_copy(update={"time_ms": message.time_ms}), effects)
             case _ if message.topic == Topic.RUNS:
                 return  # how a run ended teaches nothing
             case _:
@@ -234,14 +238,15 @@ CREATE TABLE IF NOT EXISTS traces(
 
     # ---- events --------------------------------------------------------------------------------
 
-    def _on_event(self, event: UiEvent, raw: bytes, effects: Effects) -> None:
+    def _on_event(self, event: UiEvent, message: Message, effects: Effects) -> None:
+        raw = message.value
         place = (event.user_id, event.source.value, event.session)
         if event.seq <= self._seen.get(place, -1):
             _ACTIONS.labels("duplicate").inc()
             return
         self._seen[place] = event.seq
         effects.write("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (*place, event.seq))
-        if self._is_forgotten(event):
+        if self._is_forgotten(event, message.time_ms):
             _ACTIONS.labels("forgotten").inc()
             return
         if event.boot_id is not None and event.boottime_ms is not None and self._held:
@@ -257,6 +262,7 @@ CREATE TABLE IF NOT EXISTS traces(
             self._learn(event, raw, effects)
 
     def _learn(self, event: UiEvent, raw: bytes, effects: Effects) -> None:
+        self._search_again(effects)
         memory = self._memory(event.user_id)
         action = memory.take(event, raw, effects)
         _ACTIONS.labels("dropped" if action is None else "kept").inc()
@@ -489,57 +495,115 @@ CREATE TABLE IF NOT EXISTS traces(
                 self._learn(event, raw, effects)
         _HELD.set(len(self._held))
 
-    def _is_forgotten(self, event: UiEvent) -> bool:
+    def _is_forgotten(self, event: UiEvent, appended_ms: int) -> bool:
         if not self._forgotten:
             return False
         ranges = (*self._forgotten.get(event.session, ()), *self._forgotten.get(None, ()))
-        return any(_covers(r, event.user_id, *places_of([event])[0], event.time_ms) for r in ranges)
+        return any(forget.covers(event, appended_ms) for forget in ranges)
 
-    def _on_forget(self, forget: ForgetRange, raw: bytes, effects: Effects) -> None:
-        """Delete what was derived from these events."""
+    def _on_forget(self, forget: ForgetRange, effects: Effects) -> None:
+        """Delete what was derived from these events; all that is kept here came before."""
         self._forgotten[forget.session].append(forget)
-        effects.write("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (forget.id, raw))
+        effects.write(
+            "INSERT OR REPLACE INTO forgotten VALUES (?, ?)",
+            (forget.id, forget.model_dump_json(exclude_none=True).encode()),
+        )
+        if forget.session is None:
+            for place in [place for place in self._seen if place[0] == forget.user_id]:
+                del self._seen[place]
+            effects.write("DELETE FROM seen WHERE user_id = ?", (forget.user_id,))
         for event_id, (event, _) in list(self._held.items()):
-            if _covers(forget, event.user_id, *places_of([event])[0], event.time_ms):
+            if forget.covers(event, 0):
                 del self._held[event_id]
                 effects.write("DELETE FROM held WHERE id = ?", (event_id,))
-        memory = self._memories.get(forget.user_id)
-        if memory is not None:
-            gone = [
-                a for a in memory.all_actions()
-                if _covers(
-                    forget, a.event.user_id, *places_of([a.event])[0], a.event.time_ms
-                )
-            ]  # fmt: skip
-            touched = {id(a) for a in gone}
-            gone += [
-                a for s in memory.showings.values() for a in s.actions
-                if id(a) not in touched and any(id(b) in touched for b in s.actions)
-            ]  # fmt: skip
-            memory.remove(gone, effects)
+        memory = self._memory(forget.user_id)
+        gone = [a for a in memory.all_actions() if forget.covers(a.event, 0)]
+        touched = {a.position for a in gone}
+        for showing in memory.showings.values():  # a demonstration with a hole shows nothing
+            if any(a.position in touched for a in showing.actions):
+                gone += [a for a in showing.actions if a.position not in touched]
+        memory.forget(gone, forget, effects)
+        count_forgotten(effects, "actions", len({a.position for a in gone}))
         self._traces.forget_screens()
         for known in list(self.routines.values()):
-            if known.user_id == forget.user_id and known.is_live:
+            if known.user_id == forget.user_id:
                 self._forget_traces(known, forget, effects)
-        if memory is not None:
-            self._mine(memory, effects)  # its vocabulary, too, may have come from what is gone
+        self._to_search.add(forget.user_id)
 
     def _forget_traces(self, known: Known, forget: ForgetRange, effects: Effects) -> None:
-        gone = [
-            t for t in known.traces.values()
-            if any(_covers(forget, known.user_id, *place, t.ended_ms) for place in t.places)
-        ]  # fmt: skip
-        if forget.session is None and known.older_until_ms <= forget.time_ms:
+        gone = [t for t in known.traces.values() if any(forget.names(*p) for p in t.places)]
+        ends = [
+            t for t in known.traces.values() if any(forget.names(*p) for p in t.final_place)
+        ]
+        if forget.session is None:
             known.num_older = 0
+        known.num_forgotten += len(gone)
         for trace in gone:
             self._traces.drop(known, trace, effects)
+        count_forgotten(effects, "traces", len(gone))
+        for trace in ends:  # what it came to was seen by an event that is forgotten
+            trace.final, trace.final_place = None, ()
         if not known.traces:
-            self._delete(known, effects)
-        elif gone:
+            self._erase(known, effects)
+        elif gone or ends:
+            known.num_forgotten += not gone
+            count_forgotten(effects, "routines changed")
+            known.drop_unseen_steps()
             known.update(self._settings)
             known.revision += known.revision == (known.record.revision if known.record else 0)
             self._traces.write_all(known, effects)  # names may have come from what is gone
             self._publish(known, effects)
+
+    def _erase(self, known: Known, effects: Effects) -> None:
+        """Delete a routine with its words: its steps and its name, too, came from its traces."""
+        count_forgotten(effects, "routines", int(known.is_live))
+        self._delete(known, effects)
+        self.routines.pop(known.routine_id, None)
+        effects.write("DELETE FROM routines WHERE routine_id = ?", (known.routine_id,))
+        self._ends.pop(known.user_id, None)
+
+    def _search_again(self, effects: Effects) -> None:
+        """Search the windows anew from which actions were forgotten."""
+        for user_id in sorted(self._to_search):
+            self._mine(self._memory(user_id), effects)
+        self._to_search.clear()
+
+    async def erase(self, ranges: Sequence[ForgetRange]) -> int | None:
+        """Search anew once for all ranges: each search takes a while.
+
+        A record that is older than a range of its sessions says nothing to its readers: it is
+        published again where it still holds.
+        """
+        effects = Effects(self.room)
+        newest_ms = {(r.user_id, r.session): r.time_ms for r in ranges}
+        for known in self.routines.values():
+            record = known.record
+            if record is not None and known.is_live and any(
+                record.time_ms <= newest_ms.get((known.user_id, t.session), -1)
+                for t in known.traces.values()
+            ):
+                self._publish(known, effects)
+        self._to_search.update(forget.user_id for forget in ranges)
+        self._search_again(effects)
+        if effects:
+            await self._commit(effects)
+        return None
+
+    def places(self, application: str | None, since_ms: int | None) -> Iterator[Place]:
+        """Yield the places of the events that are still kept here and fit, in no order."""
+        wanted = application.casefold() if application is not None else None
+        kept = [event for event, _ in self._held.values()]
+        for memory in self._memories.values():
+            kept += [action.event for action in memory.all_actions()]
+        for known in self.routines.values():
+            for trace in known.traces.values():
+                if since_ms is None or trace.ended_ms >= since_ms:
+                    kept += self._traces.events_of(trace) if trace.digest else []
+        for event in kept:
+            if (wanted is None or event.application.casefold() == wanted) and (
+                since_ms is None or event.time_ms >= since_ms
+            ):
+                yield (event.user_id, event.source.value, event.session, event.seq)
 
     def _delete(self, known: Known, effects: Effects) -> None:
         """Say that a routine is gone; one that was never published just goes."""
@@ -603,6 +667,7 @@ CREATE TABLE IF NOT EXISTS traces(
                 Pattern(tuple(Token(*row) for row in json.loads(pattern))),
                 record.name, bool(named), record.status, record.revision, record.train,
                 older, until, coverage=record.coverage, record=record,
+                num_forgotten=record.num_forgotten,
             )  # fmt: skip
             rows = store.query("SELECT trace FROM traces WHERE routine_id = ?", (routine_id,))
             known.traces = in_time_order(KnownTrace.load(text) for (text,) in rows)
@@ -615,18 +680,6 @@ CREATE TABLE IF NOT EXISTS traces(
                 sum(k.status is status for k in self.routines.values())
             )
         _HELD.set(len(self._held))
-
-
-def _covers(
-    forget: ForgetRange, user_id: str, source: str, session: str, seq: int, time_ms: int
-) -> bool:
-    """Tell whether a range to forget names the event at this place."""
-    if forget.user_id != user_id or (forget.source is not None and forget.source.value != source):
-        return False
-    if forget.session is None:
-        return time_ms <= forget.time_ms
-    last = forget.last_seq if forget.last_seq is not None else seq
-    return forget.session == session and forget.first_seq <= seq <= last
 
 
 def _holds(pattern: Pattern, found: Sequence[Execution], finding: Finding) -> bool:

@@ -7,6 +7,7 @@ handling, so memory and tables say the same after each commit.
 Does not cover: which events may be looked at (marks, forgotten ranges): the caller decides that.
 """
 
+import json
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from services.task_learner.actions import (
 )
 from services.task_learner.segment import Vocabulary
 from shared.bus.base import Effects
-from shared.schemas import UiEvent
+from shared.schemas import ForgetRange, UiEvent
 from shared.store import Store
 
 __all__ = ["MEMORY_TABLES", "Demonstration", "Memory"]
@@ -29,7 +30,7 @@ __all__ = ["MEMORY_TABLES", "Demonstration", "Memory"]
 MEMORY_TABLES = """
 CREATE TABLE IF NOT EXISTS actions(
   user_id TEXT NOT NULL, position INTEGER NOT NULL, event BLOB NOT NULL, place TEXT,
-  after TEXT, showing TEXT, PRIMARY KEY(user_id, position)) WITHOUT ROWID;
+  after TEXT, after_place TEXT, showing TEXT, PRIMARY KEY(user_id, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS users(
   user_id TEXT PRIMARY KEY, mined INTEGER NOT NULL, controls TEXT NOT NULL,
   showing TEXT) WITHOUT ROWID;
@@ -93,7 +94,7 @@ class Memory:
         action = UserAction(self._next, event, token, text)
         self._next += 1
         effects.write(
-            "INSERT INTO actions VALUES (?, ?, ?, ?, NULL, ?)",
+            "INSERT INTO actions VALUES (?, ?, ?, ?, NULL, NULL, ?)",
             (self.user_id, action.position, raw, place, showing),
         )
         self._keep(action, showing)
@@ -136,6 +137,23 @@ class Memory:
         if self._last is not None and self._last.position in positions:
             self._last = None
 
+    def forget(self, gone: Iterable[UserAction], forget: ForgetRange, effects: Effects) -> None:
+        """Drop actions, and the screens that forgotten events saw after the others."""
+        self.remove(gone, effects)
+        for action in self.all_actions():
+            if any(forget.names(*place) for place in action.after_place):
+                action.after, action.after_place, action.settled = None, (), True
+                effects.write(
+                    "UPDATE actions SET after = NULL, after_place = NULL "
+                    "WHERE user_id = ? AND position = ?",
+                    (self.user_id, action.position),
+                )
+        for key in [key for key, showing in self.showings.items() if not showing.actions]:
+            del self.showings[key]
+            if self._showing == key:
+                self._showing = None
+        self._save(effects)
+
     def all_actions(self) -> list[UserAction]:
         """Return everything in memory, demonstrations too."""
         return [*self.actions, *(a for s in self.showings.values() for a in s.actions)]
@@ -154,16 +172,19 @@ class Memory:
         ):
             self.mined, self.vocabulary = mined, Vocabulary.load(controls)
             self._showing = showing
-        for position, raw, place, after, showing in store.query(
-            "SELECT position, event, place, after, showing FROM actions WHERE user_id = ? "
-            "ORDER BY position",
+        for position, raw, place, after, after_place, showing in store.query(
+            "SELECT position, event, place, after, after_place, showing FROM actions "
+            "WHERE user_id = ? ORDER BY position",
             (self.user_id,),
         ):
             event = UiEvent.model_validate_json(raw)
             normal = normalise(event, place)
             if normal is None:
                 continue
-            self._keep(UserAction(position, event, normal[0], normal[1], after), showing)
+            action = UserAction(position, event, normal[0], normal[1], after)
+            if after_place is not None:
+                action.after_place = (tuple(json.loads(after_place)),)
+            self._keep(action, showing)
             self._next = position + 1
             self.now_ms = max(self.now_ms, event.time_ms)
         self._next = max(self._next, self.mined)
@@ -186,10 +207,12 @@ class Memory:
         """Give the actions that wait on this target the screen that they led to."""
         for action in self._waiting.pop(target_key(event.target), ()):
             if event.time_ms - action.event.time_ms <= self._wait_ms:
-                action.after = event.snapshot
+                place = (event.source.value, event.session, event.seq)
+                action.after, action.after_place = event.snapshot, (place,)
                 effects.write(
-                    "UPDATE actions SET after = ? WHERE user_id = ? AND position = ?",
-                    (event.snapshot, self.user_id, action.position),
+                    "UPDATE actions SET after = ?, after_place = ? "
+                    "WHERE user_id = ? AND position = ?",
+                    (event.snapshot, json.dumps(place), self.user_id, action.position),
                 )
 
     def _expire(self) -> None:

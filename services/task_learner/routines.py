@@ -59,6 +59,7 @@ class KnownTrace:
     values: list[StepValue | None]
     final: str | None
     num_actions: int = 0  # of a demonstration, noise included
+    final_place: tuple[tuple[str, str, int], ...] = ()  # of the event that saw the final screen
 
     def dump(self) -> str:
         """Return the trace as JSON."""
@@ -77,6 +78,7 @@ class KnownTrace:
                 **raw, "values": values, "level": Level(raw["level"]),
                 "event_ids": tuple(raw["event_ids"]),
                 "places": tuple(tuple(p) for p in raw["places"]),
+                "final_place": tuple(tuple(p) for p in raw["final_place"]),
             }
         )  # fmt: skip
 
@@ -96,6 +98,7 @@ class Known:
     train: int = 0
     num_older: int = 0  # traces no longer kept
     older_until_ms: int = -1  # … which ended no later than this
+    num_forgotten: int = 0  # traces that had to be forgotten
     traces: dict[str, KnownTrace] = field(default_factory=dict)  # by id, in order of time
     flow: Flow = field(default_factory=lambda: Flow((), (), ()))
     coverage: float = 0.0
@@ -154,6 +157,19 @@ class Known:
             trace.values = [None if s is None else values[s] for s in sources]
         self.pattern = pattern
 
+    def drop_unseen_steps(self) -> None:
+        """Leave out the steps that no trace has any more."""
+        traces = self.traces.values()
+        kept = [
+            step
+            for step in range(len(self.pattern.tokens))
+            if any(trace.event_ids[step] for trace in traces)
+        ]
+        self.pattern = Pattern(tuple(self.pattern.tokens[step] for step in kept))
+        for trace in traces:
+            trace.event_ids = tuple(trace.event_ids[step] for step in kept)
+            trace.values = [trace.values[step] for step in kept]
+
     def restore_flow(self) -> None:
         """Derive the parameters again after a restart."""
         self.flow = find_flow(len(self.pattern.tokens), [t.values for t in self.traces.values()])
@@ -192,7 +208,7 @@ class Known:
                          started_ms=t.started_ms, ended_ms=t.ended_ms)
                 for t in traces
             ),
-            train=self.train,
+            train=self.train, num_forgotten=self.num_forgotten,
         )  # fmt: skip
 
     def _status(self, settings: TaskLearnerSettings) -> RoutineStatus:

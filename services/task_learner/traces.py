@@ -66,6 +66,7 @@ class TraceKeeper:
             known.traces[trace_id] = KnownTrace(
                 trace_id, "", present[-1].session, present[0].time_ms, present[-1].time_ms,
                 lowest_level(present), ids, places_of(present), values, last.after, num_actions,
+                last.after_place,
             )  # fmt: skip
             known.fresh[trace_id] = present
             changed = True

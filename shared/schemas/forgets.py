@@ -40,5 +40,10 @@ class ForgetRange(Record):
             return False
         if self.session is None:
             return appended_ms <= self.time_ms
-        last = event.seq if self.last_seq is None else self.last_seq
-        return self.session == event.session and self.first_seq <= event.seq <= last
+        return self.names(event.source, event.session, event.seq)
+
+    def names(self, source: str, session: str, seq: int) -> bool:
+        """Tell whether it names this place of its user's; without `session` it names every one."""
+        if self.source not in (None, source) or self.session not in (None, session):
+            return False
+        return self.first_seq <= seq <= (seq if self.last_seq is None else self.last_seq)
