@@ -147,6 +147,9 @@ def _without_module(card: ModelCard, status: ModelStatus, reason: str, time_ms: 
         update={
             "status": status, "reason": reason, "artifact": None, "size_bytes": None,
             "time_ms": time_ms, "metrics": {}, "curves": {},
+            # The topic keeps this for ever: of one that is deleted it keeps no word.
+            **({"name": "(deleted)", "parameters": (), "options": {}, "data_digest": None}
+               if status is ModelStatus.DELETED else {}),
         }
     )  # fmt: skip
 

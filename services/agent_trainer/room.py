@@ -29,6 +29,7 @@ from shared.artifacts import Artifacts
 from shared.bus.base import Effects, Message, Port
 from shared.clock import Clock
 from shared.errors import ConflictError, ContractError, TrainingError, WatError
+from shared.forget import count_forgotten
 from shared.schemas import (
     ForgetRange,
     Level,
@@ -98,9 +99,15 @@ class AgentTrainer:
                 raise ContractError(f"{record.record_type} does not belong on {message.topic}")
 
     def _learn_of(self, routine: Routine, effects: Effects) -> None:
+        before = self._trained.get(routine.routine_id)
         if routine.status is RoutineStatus.DELETED:
             self._let_go(routine.routine_id, ModelStatus.DELETED, "its routine is gone", effects)
-        elif routine.status is RoutineStatus.IGNORED:
+            rows.delete_trainings(routine.routine_id, effects)
+            return
+        if before is not None and routine.num_forgotten > before.num_forgotten:
+            left = {(t.session, t.started_ms) for t in routine.traces} & set(before.traces)
+            self._forget_model(before, bool(left), effects)
+        if routine.status is RoutineStatus.IGNORED:
             self._let_go(routine.routine_id, ModelStatus.RETIRED, "its routine is ignored", effects)
         elif self._is_wanted(routine) and not self._is_forgotten(routine):
             self._ask(routine, effects)
@@ -138,6 +145,7 @@ class AgentTrainer:
             support=routine.support,
             train=routine.train,
             traces=tuple((t.session, t.started_ms) for t in routine.traces),
+            num_forgotten=routine.num_forgotten,
         )
         self._trained[routine.routine_id] = entry
         rows.save_trained(entry, effects)
@@ -171,17 +179,27 @@ class AgentTrainer:
         self.library.let_go(routine_id, status, reason, effects)
 
     def _forget(self, record: ForgetRange, effects: Effects) -> None:
+        """Let go of what a whole session or all was learned from.
+
+        Of a part of a session, the routine's next record says what it takes with it.
+        """
         rows.save_forget(record, effects)
         self._forgotten.append((record.user_id, record.session, record.time_ms))
+        if record.session is not None and (record.first_seq > 0 or record.last_seq is not None):
+            return
         for entry in list(self._trained.values()):
-            if entry.user_id != record.user_id:
-                continue
-            hit = [_is_in(s, start, record.session, record.time_ms) for s, start in entry.traces]
-            if not any(hit):
-                continue
-            status = ModelStatus.DELETED if all(hit) else ModelStatus.RETIRED
-            reason = "what it was learned from was forgotten"
-            self._let_go(entry.routine_id, status, reason, effects)
+            hit = [record.session in (None, session) for session, _ in entry.traces]
+            if entry.user_id == record.user_id and any(hit):
+                self._forget_model(entry, not all(hit), effects)
+
+    def _forget_model(self, entry: Trained, has_left: bool, effects: Effects) -> None:
+        """Take back a model with all that tells of its data; it is deleted where none is left."""
+        status = ModelStatus.RETIRED if has_left else ModelStatus.DELETED
+        reason = "what it was learned from was forgotten"
+        if self.library.find(entry.routine_id) is not None:
+            count_forgotten(effects, "models")
+        self._let_go(entry.routine_id, status, reason, effects)
+        rows.delete_trainings(entry.routine_id, effects)
 
     # -- training -------------------------------------------------------------------------------
     async def work(self, job: Job, port: Port) -> Effects:

@@ -18,6 +18,7 @@ __all__ = [
     "Training",
     "ask_training",
     "delete_model",
+    "delete_trainings",
     "end_training",
     "forgets",
     "get_training",
@@ -34,7 +35,8 @@ __all__ = [
 TABLES = """
 CREATE TABLE IF NOT EXISTS trained (
   routine_id TEXT PRIMARY KEY, user_id TEXT NOT NULL, training_id TEXT NOT NULL,
-  support INTEGER NOT NULL, train INTEGER NOT NULL, traces TEXT NOT NULL);
+  support INTEGER NOT NULL, train INTEGER NOT NULL, traces TEXT NOT NULL,
+  num_forgotten INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS trainings (
   id TEXT PRIMARY KEY, routine_id TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER NOT NULL,
   state TEXT NOT NULL, reason TEXT, asked_ms INTEGER NOT NULL, started_ms INTEGER,
@@ -73,12 +75,14 @@ class Trained(Frozen):
     support: int
     train: int
     traces: tuple[tuple[str, int], ...]  # (session, start in ms)
+    num_forgotten: int = 0  # traces that the routine had had to forget by then
 
 
 def trained(store: Store) -> dict[str, Trained]:
     """Return what was trained, by routine."""
     rows = store.query(
-        "SELECT routine_id, user_id, training_id, support, train, traces FROM trained"
+        "SELECT routine_id, user_id, training_id, support, train, traces, num_forgotten "
+        "FROM trained"
     )
     return {
         row[0]: Trained(
@@ -88,6 +92,7 @@ def trained(store: Store) -> dict[str, Trained]:
             support=row[3],
             train=row[4],
             traces=json.loads(row[5]),
+            num_forgotten=row[6],
         )
         for row in rows
     }
@@ -96,10 +101,10 @@ def trained(store: Store) -> dict[str, Trained]:
 def save_trained(entry: Trained, effects: Effects) -> None:
     """Write what a routine's training was asked on."""
     effects.write(
-        "INSERT OR REPLACE INTO trained VALUES (?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO trained VALUES (?,?,?,?,?,?,?)",
         (
             entry.routine_id, entry.user_id, entry.training_id, entry.support, entry.train,
-            json.dumps(entry.traces),
+            json.dumps(entry.traces), entry.num_forgotten,
         ),
     )  # fmt: skip
 
@@ -137,6 +142,15 @@ def end_training(
         "UPDATE trainings SET state = ?, reason = ?, ended_ms = ?, progress = ? WHERE id = ?",
         (state, reason, time_ms, json.dumps(list(lines)), training_id),
     )
+
+
+def delete_trainings(routine_id: str, effects: Effects) -> None:
+    """Delete a routine's trainings and their jobs: they hold its words and its progress."""
+    effects.write(
+        "DELETE FROM jobs WHERE id IN (SELECT id FROM trainings WHERE routine_id = ?)",
+        (routine_id,),
+    )
+    effects.write("DELETE FROM trainings WHERE routine_id = ?", (routine_id,))
 
 
 def get_training(store: Store, training_id: str) -> Training:
