@@ -23,7 +23,8 @@ from shared.signing import SigningKey
 from shared.topics import Room
 from tests.unit.agent_trainer.club import Club, demonstrations, routine
 
-pytestmark = pytest.mark.timeout(400)  # a child loads torch, which a busy machine makes slow
+# A child loads torch, which a busy machine makes slow.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MAX_STEPS = 30
 

@@ -148,6 +148,7 @@ def foreign_module(key=None, routine_id="routine-far"):
     return sign(module, key) if key else module
 
 
+@pytest.mark.slow
 async def test_an_approved_routine_becomes_a_signed_model_once(tmp_path):
     async with desk_in(tmp_path, **QUICK) as desk:
         record = await desk.learn(num=5)
@@ -187,6 +188,7 @@ async def test_an_approved_routine_becomes_a_signed_model_once(tmp_path):
         assert not list((tmp_path / "data" / "trainings").iterdir())
 
 
+@pytest.mark.slow
 async def test_a_routine_that_cannot_be_learnt_says_why_on_its_card(tmp_path):
     async with desk_in(tmp_path, **QUICK) as desk:
         traces, _ = demonstrations(3)
