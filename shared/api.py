@@ -8,6 +8,7 @@ import binascii
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +69,8 @@ def page(items: Sequence[T], limit: int, cursor_of: Callable[[T], Any]) -> Page[
     following = None
     if len(items) > limit:
         raw = json.dumps(cursor_of(shown[-1]), separators=(",", ":")).encode()
-        following = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        check = zlib.crc32(raw).to_bytes(4, "big")
+        following = base64.urlsafe_b64encode(check + raw).decode().rstrip("=")
     return Page(items=shown, next=following)
 
 
@@ -77,7 +79,10 @@ def decode_cursor(cursor: str | None) -> Any:
     if cursor is None:
         return None
     try:
-        return json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        checked = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        if zlib.crc32(checked[4:]).to_bytes(4, "big") != checked[:4]:
+            raise ValueError("check")
+        return json.loads(checked[4:])
     except (binascii.Error, ValueError) as error:
         raise ContractError("the cursor is not one that a page gave as `next`") from error
 

@@ -39,7 +39,7 @@ from shared import failpoints
 from shared.bus.base import FRAME_TABLES, Effects, Erased, Message, Outgoing, Place
 from shared.bus.lock import take
 from shared.clock import Clock
-from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange
+from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange, WatError
 from shared.store import Store, execute_all
 from shared.topics import OWNERS, TOPICS, Room, Topic, TopicSpec, dead_letters
 
@@ -390,6 +390,7 @@ class KafkaPort:
         self._subscription = subscription
         self._locks = [lock]
         self._producing = asyncio.Lock()
+        self._waiting: list[tuple[Sequence[Outgoing], asyncio.Future[None]]] = []
         self._producer: AIOKafkaProducer | None = None
 
     async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
@@ -480,19 +481,37 @@ class KafkaPort:
             os.close(self._locks.pop())
 
     async def _send(self, outgoing: Sequence[Outgoing]) -> None:
-        """Send and wait for the acknowledgements, one sending at a time: order per key.
+        """Send and wait for the acknowledgement.
 
-        A producer that failed is not used again: what it still holds must not arrive later.
+        One sending at a time, which keeps order per key; what came meanwhile goes together with
+        the next, so that many small commits do not wait for a round trip each.
         """
+        acknowledged = asyncio.get_running_loop().create_future()
+        self._waiting.append((outgoing, acknowledged))
         async with self._producing:
-            if self._producer is None:
-                self._producer = await self._bus.producer()
-            try:
-                await self._produce(self._producer, outgoing)
-            except BaseException:
-                failed, self._producer = self._producer, None
-                await _cut_off(failed)
-                raise
+            if not acknowledged.done():  # nobody has taken it along
+                taken, self._waiting = self._waiting, []
+                failure: BaseException | None = None
+                try:
+                    await self._send_now([out for rows, _ in taken for out in rows])
+                except BaseException as error:
+                    failure = error
+                    raise
+                finally:
+                    for _, other in taken:
+                        _answer(other, failure, own=other is acknowledged)
+        await acknowledged
+
+    async def _send_now(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send; a producer that failed is not used again: what it holds must not arrive later."""
+        if self._producer is None:
+            self._producer = await self._bus.producer()
+        try:
+            await self._produce(self._producer, outgoing)
+        except BaseException:
+            failed, self._producer = self._producer, None
+            await _cut_off(failed)
+            raise
 
     async def _produce(self, producer: AIOKafkaProducer, outgoing: Sequence[Outgoing]) -> None:
         """Send in whole batches per partition, in order; return once all are acknowledged."""
@@ -526,6 +545,22 @@ class KafkaPort:
 
 
 _DEAD_KEPT_MS = 14 * 24 * 3600 * 1000
+
+
+def _answer(sent: asyncio.Future[None], failure: BaseException | None, *, own: bool) -> None:
+    """Tell one of several whose records went together how that ended."""
+    if sent.done():
+        return
+    if failure is None:
+        sent.set_result(None)
+    elif own:  # it raises by itself
+        sent.cancel()
+    elif isinstance(failure, WatError):
+        sent.set_exception(type(failure)(str(failure)))
+    else:
+        sent.set_exception(BusUnavailable("sending was interrupted: try again"))
+
+
 _DEAD_CONFIG = {
     "retention.ms": str(_DEAD_KEPT_MS),
     "segment.ms": str(_SEGMENT_MS),
