@@ -1,4 +1,4 @@
-"""Who may import what, and what a package says it offers. docs/architecture.md has the same table."""
+"""Who may import what, and what a package offers. docs/architecture.md has the same table."""
 
 import ast
 import importlib

@@ -22,7 +22,7 @@ async def append(url: str, state_dir: Path) -> None:
         for seq in range(seq, seq + BATCH):  # noqa: B020  continued from the batch before
             effects.publish(ui_event(seq))
         await port.commit(effects)
-        print(seq, flush=True)  # noqa: T201
+        print(seq, flush=True)
         seq += 1
 
 

@@ -33,7 +33,7 @@ async def fill(url: str, state_dir: Path) -> None:
             await port.commit(_batch(seq))
         seq += BATCH
     await bus.close()
-    print(f"{seq}\n{said}")  # noqa: T201
+    print(f"{seq}\n{said}")
 
 
 def _batch(start: int) -> Effects:

@@ -118,7 +118,7 @@ class Runs:
         run = await self.logic.ask(RunAsked(**fields))
         jobs = "SELECT 1 FROM jobs WHERE id = ? AND state IN ('asked', 'running')"
         async with asyncio.timeout(90):
-            while self.logic.port.store.query(jobs, (run.run_id,)):  # noqa: ASYNC110
+            while self.logic.port.store.query(jobs, (run.run_id,)):
                 await asyncio.sleep(0.05)
         return runs.get_run(self.logic.port.store, run.run_id)
 
@@ -146,7 +146,7 @@ async def running(taught: Taught, folder: Path, **settings: object) -> AsyncIter
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))
     async with asyncio.timeout(20):
-        while "routine-1" not in service.logic.catalog.agents:  # noqa: ASYNC110
+        while "routine-1" not in service.logic.catalog.agents:
             await asyncio.sleep(0.02)
     yield Runs(service.logic, folder)
     stop.set()
@@ -204,7 +204,7 @@ async def test_the_kill_switch_closes_the_browser_and_saves_nothing(room, taught
             )
         )
         async with asyncio.timeout(60):
-            while not room.logic.port.store.query("SELECT 1 FROM steps LIMIT 1 OFFSET 2"):  # noqa: ASYNC110
+            while not room.logic.port.store.query("SELECT 1 FROM steps LIMIT 1 OFFSET 2"):
                 await asyncio.sleep(0.01)
         await room.logic.stop_all()
         steps = room.logic.port.store.query("SELECT count(*) FROM steps")
@@ -289,7 +289,7 @@ async def test_a_run_whose_process_is_killed_is_handed_to_the_user_and_repeats_n
     with taught.desk("act") as app:
         rest = await process.start()
         async with asyncio.timeout(20):
-            while not (await rest.get("models")).json()["items"]:  # noqa: ASYNC110
+            while not (await rest.get("models")).json()["items"]:
                 await asyncio.sleep(0.05)
         body = {
             "routine_id": "routine-1",

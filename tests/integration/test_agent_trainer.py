@@ -100,7 +100,7 @@ class Desk:
 
     async def until(self, what, timeout_s=300):
         async with asyncio.timeout(timeout_s):
-            while not (found := await what()):  # noqa: ASYNC110  the room tells nobody
+            while not (found := await what()):
                 await asyncio.sleep(0.05)
         return found
 

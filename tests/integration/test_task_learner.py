@@ -322,7 +322,7 @@ async def test_forgetting_deletes_traces_and_then_the_routine(tmp_path):
         assert gone.steps == () == gone.traces
         store = desk.service.port.store
         for table in ("actions", "traces", "artifacts", "held"):
-            assert store.query(f"SELECT count(*) FROM {table}") == [(0,)]  # noqa: S608
+            assert store.query(f"SELECT count(*) FROM {table}") == [(0,)]
 
 
 async def test_decisions_are_records_and_survive_restart_and_mining(tmp_path):

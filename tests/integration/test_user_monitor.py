@@ -81,7 +81,7 @@ class Room:
 
 
 async def until(true):
-    while not true():  # noqa: ASYNC110  what is waited for is spread over the room
+    while not true():
         await asyncio.sleep(0.01)
 
 

@@ -121,7 +121,7 @@ class Room_:
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
         async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110  rows change, no event says so
+            while not condition():
                 await asyncio.sleep(0.01)
 
     async def learn(self, module: bytes) -> None:

@@ -135,7 +135,7 @@ async def test_forgetting_everything_leaves_no_value_in_any_table_or_file(room):
     await room.until(lambda: len(runner_files(room)) == 1)
     store = room.logic.port.store
     tables = [row[0] for row in store.query("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    rows = [store.query(f"SELECT * FROM {table}") for table in tables]  # noqa: S608  own names
+    rows = [store.query(f"SELECT * FROM {table}") for table in tables]
     assert "Planted" not in str(rows)
 
 
