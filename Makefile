@@ -35,6 +35,18 @@ run: setup ## the four services in one process on the embedded log
 replay: setup ## a recorded UI log through the whole pipeline
 	@$(VENV)/bin/wat demo --recorded
 
+up: ## the four services and Apache Kafka in containers
+	@docker compose up -d --build && docker compose ps
+
+down: ## stop the containers; volumes stay
+	@docker compose down
+
+logs: ## follow what the containers say
+	@docker compose logs -f --tail 100
+
+up-check: ## build the images and drive a recorded log to a run in a container, killing services on the way
+	@scripts/up-check.sh
+
 test: setup ## fast tests; ROOM=user_monitor: one room's
 	@$(PY) -m pytest -n 2 -m "not ($(MARKED) or gpu)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
 
@@ -59,6 +71,7 @@ types: setup ## mypy --strict on shared and services
 
 docs: setup ## write the schemas and the AsyncAPI document from the records
 	@$(PY) -m shared.schemas.document docs/schemas
+	@$(PY) -m scripts.env_example > .env.example
 
 lock: ## renew requirements/*.txt
 	@test -x $(UV) || (test -x $(PY) || $(PYTHON) -m venv $(VENV); $(PY) -m pip install -q uv)
@@ -81,4 +94,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay test test-all kafka-jars kafka lint fix types docs lock bench bench-bus images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all kafka-jars kafka lint fix types docs lock bench bench-bus images-check clean

@@ -1,9 +1,10 @@
-"""Prepare broker and token volume before the rooms start: passwords, SCRAM users, an ACL per room.
+"""Prepare volumes and broker before the rooms start: keys, passwords, SCRAM users, an ACL per room.
 
-Runs inside the broker's own network, where its LOCAL listener is, at each `up`; twice is once.
-Writes `<config_dir>/token` and `<config_dir>/kafka/<user>` (0600) where there are none. No password
-stands on a command line or in a container's environment. Does not take away: an ACL or a user that
-an older version made stays.
+`setup.py FOLDER` runs inside the broker's own network, where its LOCAL listener is, at each `up`;
+twice is once. Writes `<config_dir>/token` and `<config_dir>/kafka/<user>` (0600) and the key that
+signs modules where there are none, and that key's public half into FOLDER, for the runner. No
+password stands on a command line or in a container's environment. Does not take away: an ACL or a
+user that an older version made stays.
 
 Source of the requests: Kafka's protocol guide (CreateAcls, AlterUserScramCredentials); of the
 credentials: RFC 5802.
@@ -13,6 +14,7 @@ import asyncio
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -36,6 +38,7 @@ from aiokafka.protocol.types import (
 
 from shared.api import read_token
 from shared.settings import CommonSettings, load
+from shared.signing import SigningKey
 from shared.topics import OWNERS, Room, Topic, dead_letters
 
 __all__ = ["DOWNSTREAM", "READS", "grants_of"]
@@ -45,7 +48,7 @@ DOWNSTREAM = "downstream"
 """Whoever goes on with what the rooms found: reads all topics, in groups named `downstream…`."""
 
 READS: dict[Room, tuple[Topic, ...]] = {
-    Room.USER_MONITOR: (),
+    Room.USER_MONITOR: (Topic.FORGETS,),
     Room.TASK_LEARNER: (Topic.FORGETS, Topic.RUNS, Topic.RAW_EVENTS),
     Room.AGENT_TRAINER: (Topic.FORGETS, Topic.TASKS),
     Room.AGENT_RUNNER: (Topic.FORGETS, Topic.TASKS, Topic.MODELS),
@@ -211,10 +214,13 @@ def _check(answers: Iterable[tuple[int, str | None]]) -> None:
             raise for_code(code)(message)
 
 
-async def main() -> None:
+async def main(public: Path) -> None:
     """Make what is missing."""
     common = load(CommonSettings)
     read_token(common.token_file)
+    SigningKey.load_or_create(common.data_dir / "keys")
+    for key in (common.data_dir / "keys").glob("*.pub"):
+        shutil.copy(key, public)
     folder = common.config_dir / "kafka"
     folder.mkdir(mode=0o700, exist_ok=True)
     users = [*map(str, Room), DOWNSTREAM]
@@ -233,4 +239,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(Path(sys.argv[1])))
