@@ -55,6 +55,7 @@ test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromiu
 	@$(PY) -m pytest -m "$(MARKED)" tests
 
 kafka-jars: ## fetch Apache Kafka from Maven Central, digests pinned
+	@scripts/system-packages.sh openjdk-17-jre-headless maven
 	@tests/kafka/kafka.sh fetch
 
 kafka: kafka-jars ## run a single-node broker on 127.0.0.1:29092 until Ctrl-C

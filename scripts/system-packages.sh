@@ -2,7 +2,7 @@
 # system-packages.sh PACKAGE… — makes sure that these Debian packages' programs are there.
 # Says what it installs before it does; without the rights to install it says what to run.
 set -euo pipefail
-declare -A PROGRAM=([chromium]=chromium [xvfb]=Xvfb [xterm]=xterm)
+declare -A PROGRAM=([xvfb]=Xvfb [xterm]=xterm [maven]=mvn [openjdk-17-jre-headless]=java)
 missing=()
 for package in "$@"; do
   case $package in

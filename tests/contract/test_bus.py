@@ -143,7 +143,7 @@ class TestAppending:
         for start in range(0, 100, 10):
             await publish_events(port, range(start, start + 10), users)
         found = await read_on(await stage.bus().subscribe("tail", ["raw-events"]), 300)
-        assert seqs_by_user(found) == dict.fromkeys(users, list(range(100)))
+        assert seqs_by_user(found) == {user: list(range(100)) for user in users}
 
     async def test_order_holds_when_commits_are_under_way_together(self, stage: Stage):
         port = await stage.monitor()
