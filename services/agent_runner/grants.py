@@ -25,6 +25,7 @@ __all__ = [
     "Grant",
     "Powers",
     "check_granted",
+    "forget",
     "get_grants",
     "in_words",
     "list_grants",
@@ -160,6 +161,11 @@ def list_grants(store: Store, before: tuple[int, str] | None, limit: int) -> lis
         (*(before or (2**62, "")), limit),
     )
     return [Grant.of_row(row) for row in rows]
+
+
+def forget(routine_id: str, effects: Effects) -> None:
+    """Delete all grants of a routine's agents: they name where it was done."""
+    effects.write("DELETE FROM grants WHERE routine_id = ?", (routine_id,))
 
 
 def revoke(grant_id: str, time_ms: int, effects: Effects) -> None:

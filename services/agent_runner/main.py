@@ -28,6 +28,8 @@ def build(
 ) -> tuple[Runner, APIRouter]:
     """Return the room's logic and its routes."""
 
+    profile_dir = common.data_dir / "agent-browser"
+
     async def open_actuator(manifest: Manifest, dry_run: bool) -> Actuator:
         # The browser's library is large and is loaded only once something runs.
         from services.agent_runner.actuators.browser import BrowserActuator
@@ -37,7 +39,7 @@ def build(
             _log.warning("acting in a browser that any program on this machine can reach")
         browser = await BrowserActuator.start(
             origins_of(manifest),
-            profile_dir=common.data_dir / "agent-browser",
+            profile_dir=profile_dir,
             attach_url=settings.attach or None,
             executable=settings.browser or None,
             headless=settings.headless,
@@ -46,5 +48,5 @@ def build(
 
     artifacts = Artifacts(common.data_dir / "artifacts", Room.AGENT_RUNNER)
     agents = Catalog(artifacts, common.data_dir / "keys")
-    logic = Runner(settings, common.user_id, clock, artifacts, agents, open_actuator)
+    logic = Runner(settings, common.user_id, clock, artifacts, agents, open_actuator, profile_dir)
     return logic, router(logic)

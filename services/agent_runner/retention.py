@@ -6,7 +6,9 @@ not cover orphans of a crash (the frame collects them) and the records on `runs`
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from services.agent_runner import marks, runs
 from shared.artifacts import Artifacts
@@ -15,7 +17,10 @@ from shared.clock import Clock
 from shared.errors import BusUnavailable
 from shared.topics import Room
 
-__all__ = ["Retention"]
+__all__ = ["Retention", "forget_pages"]
+
+_KEPT_PAGES = ("Cookies", "Login Data", "Local Storage", "IndexedDB", "Preferences")
+"""What a profile is for: being known to an application. The rest shows what was on its pages."""
 
 _PRUNE_EVERY_S = 3600.0
 _LOOK_S, _LOOKS = 1.0, 60  # a file goes once the commit that let go of it is there
@@ -76,6 +81,21 @@ class Retention:
             await port.commit(effects)
         except BusUnavailable as error:
             _log.warning("old runs are deleted later: %s", type(error).__name__)
+
+
+def forget_pages(profile_dir: Path, *, everything: bool) -> None:
+    """Delete history and caches of a browser that is closed; with `everything` all of it."""
+    if everything:
+        shutil.rmtree(profile_dir, ignore_errors=True)
+        return
+    for path in profile_dir.glob("Default/*"):
+        if not path.name.startswith(_KEPT_PAGES):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    for path in profile_dir.glob("*Cache*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 async def _first_of(stop: asyncio.Event, event: asyncio.Event | None, timeout_s: float) -> None:

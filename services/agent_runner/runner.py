@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from services.agent_runner import catalog, grants, marks, runs
@@ -16,7 +17,7 @@ from services.agent_runner.catalog import Agent, Catalog, TrustedKey, public_key
 from services.agent_runner.gate import Gate
 from services.agent_runner.grants import Grant, Powers, origins_of
 from services.agent_runner.records import check_records
-from services.agent_runner.retention import Retention
+from services.agent_runner.retention import Retention, forget_pages
 from services.agent_runner.runs import RunRow
 from services.agent_runner.settings import RunnerSettings
 from services.agent_runner.work import ActiveRun, RunWork, Task
@@ -25,11 +26,13 @@ from shared.bus.base import Effects, Message, Port
 from shared.clock import Clock
 from shared.errors import (
     BusError,
+    BusUnavailable,
     ConflictError,
     ContractError,
     NotFound,
     SandboxError,
 )
+from shared.forget import count_forgotten
 from shared.jobs import Job
 from shared.module import Manifest, VerifiedModule
 from shared.schemas import (
@@ -82,6 +85,7 @@ class Runner:
         artifacts: Artifacts,
         agents: Catalog,
         open_actuator: OpenActuator,
+        profile_dir: Path | None = None,
     ) -> None:
         self.settings = settings
         self.user_id = user_id
@@ -91,6 +95,7 @@ class Runner:
         self.port: Port
         self._open_actuator = open_actuator
         self._active: dict[str, ActiveRun] = {}
+        self._profile_dir = profile_dir
         self._retention = Retention(artifacts, clock, settings.retention_days)
 
     # What the frame calls.
@@ -104,16 +109,41 @@ class Runner:
         """Take in a routine, a card or a range to forget."""
         store = self.port.store
         if isinstance(record, Routine):
+            before = self.catalog.routines.get(record.routine_id)
             self.catalog.learn_routine(record, effects)
-            if record.status is RoutineStatus.DELETED:
+            gone = record.status is RoutineStatus.DELETED
+            if gone or (before is not None and record.num_forgotten > before.num_forgotten):
                 self._forget(runs.run_ids(store, routine_id=record.routine_id), effects)
+            if gone:
+                grants.forget(record.routine_id, effects)
         elif isinstance(record, ModelCard):
             self._retention.unlink_later(self.catalog.learn_card(record, effects))
             if record.status is ModelStatus.DELETED:
                 self._forget(runs.run_ids(store, routine_id=record.subject_id), effects)
-        elif isinstance(record, ForgetRange) and record.session is None:
+        elif isinstance(record, ForgetRange):
             # Ranges of one session reach a run through its routine and model: it holds no event.
-            self._forget(runs.run_ids(store, asked_before_ms=record.time_ms), effects)
+            if record.session is None:
+                self._forget(runs.run_ids(store, asked_before_ms=message.time_ms), effects)
+            if record.since_ms is not None:
+                self._forget(runs.run_ids(store, asked_since_ms=record.since_ms), effects)
+
+    async def erase(self, ranges: Sequence[ForgetRange]) -> int | None:
+        """Take the outcomes of forgotten runs off `runs`, and what the agent's browser saw.
+
+        Raises BusUnavailable while an agent uses that browser.
+        """
+        gone = runs.gone_runs(self.port.store)
+        erased = await self.port.erase(Topic.RUNS, lambda message: runs.is_outcome(message, gone))
+        if gone and self._profile_dir is not None:
+            if self._active:
+                raise BusUnavailable("an agent is at work: its browser's pages are deleted after")
+            everything = any(forget.session is None for forget in ranges)
+            await asyncio.to_thread(forget_pages, self._profile_dir, everything=everything)
+        effects = Effects(self.room)
+        runs.note_erased(gone, effects)
+        if effects:
+            await self.port.commit(effects)
+        return erased.gone_by_ms
 
     async def work(self, job: Job, port: Port) -> Effects:
         """Work on a run until it has ended."""
@@ -351,6 +381,8 @@ class Runner:
                 self._active[run_id].gate.forget()
             self._retention.unlink_later(runs.evidence_of(self.port.store, run_id))
             runs.delete_run(run_id, self.artifacts, effects)
+            runs.note_gone(run_id, effects)
+        count_forgotten(effects, "runs", len(run_ids))
 
 
 def _records(asked: RunAsked) -> Sequence[Mapping[str, str]]:

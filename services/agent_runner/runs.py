@@ -6,12 +6,12 @@ intent without an outcome is a step in doubt. Does not act: that is `work.py`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from services.agent_runner.evidence import Came, RecordEvidence, StepEvidence
 from shared.artifacts import Artifacts
-from shared.bus.base import Effects
+from shared.bus.base import Effects, Message
 from shared.errors import NotFound
 from shared.schemas import Frozen, RunOutcome, RunState, derive_id
 from shared.store import Store
@@ -31,9 +31,13 @@ __all__ = [
     "forget_steps",
     "get_record",
     "get_run",
+    "gone_runs",
+    "is_outcome",
     "list_records",
     "list_runs",
     "new_run",
+    "note_erased",
+    "note_gone",
     "records_by_state",
     "run_ids",
     "set_run_state",
@@ -63,6 +67,7 @@ CREATE TABLE IF NOT EXISTS steps (
   evidence TEXT NOT NULL,
   PRIMARY KEY (run_id, record_index, step_index)
 );
+CREATE TABLE IF NOT EXISTS gone_runs (run_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 ENDED = frozenset(
@@ -165,13 +170,17 @@ def list_runs(store: Store, before: tuple[int, str] | None, limit: int) -> list[
 
 def run_ids(
     store: Store, *, open_only: bool = False, routine_id: str | None = None,
-    asked_before_ms: int | None = None,
+    asked_before_ms: int | None = None, asked_since_ms: int | None = None,
 ) -> list[str]:  # fmt: skip
     """Return ids of runs, narrowed down by what is given."""
     ended = ",".join(f"'{state.value}'" for state in sorted(ENDED))
     sql = f"SELECT run_id FROM runs WHERE (? = 0 OR state NOT IN ({ended}))"  # noqa: S608
     sql += " AND (? IS NULL OR routine_id = ?) AND (? IS NULL OR asked_ms <= ?)"
-    params = (int(open_only), routine_id, routine_id, asked_before_ms, asked_before_ms)
+    sql += " AND (? IS NULL OR asked_ms >= ?)"
+    params = (
+        int(open_only), routine_id, routine_id, asked_before_ms, asked_before_ms,
+        asked_since_ms, asked_since_ms,
+    )  # fmt: skip
     return [row[0] for row in store.query(sql, params)]
 
 
@@ -345,4 +354,29 @@ def delete_run(run_id: str, artifacts: Artifacts, effects: Effects) -> None:
     """Delete what a run left: rows, values, evidence. Its marks stay: they outlive raw events."""
     for table in ("runs", "records_worked", "steps", "grants"):
         effects.write(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))  # noqa: S608
+    effects.write("DELETE FROM jobs WHERE id = ?", (run_id,))
     artifacts.drop(run_id, effects)
+
+
+def note_gone(run_id: str, effects: Effects) -> None:
+    """Remember that a run was forgotten until its outcomes are off the topic."""
+    effects.write("INSERT OR IGNORE INTO gone_runs VALUES (?)", (run_id,))
+
+
+def gone_runs(store: Store) -> frozenset[str]:
+    """Return the forgotten runs whose outcomes may still be on the topic."""
+    return frozenset(run_id for (run_id,) in store.query("SELECT run_id FROM gone_runs"))
+
+
+def note_erased(run_ids: Iterable[str], effects: Effects) -> None:
+    """Say that these runs' outcomes are off the topic."""
+    for run_id in sorted(run_ids):
+        effects.write("DELETE FROM gone_runs WHERE run_id = ?", (run_id,))
+
+
+def is_outcome(message: Message, run_ids: frozenset[str]) -> bool:
+    """Tell whether a record of `runs` says how one of these runs ended; marks stay."""
+    try:
+        return RunOutcome.model_validate_json(message.value).run_id in run_ids
+    except ValueError:
+        return False
