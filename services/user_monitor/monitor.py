@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from services.user_monitor import consent, publisher, spool
 from services.user_monitor.capture import (
@@ -97,6 +97,7 @@ class Monitor:
         self._renew_key = renew_key
         self._is_started = False
         self._specs: dict[str, SourceSpec] = {}
+        self._to_resume: list[Any] = []  # kind and options of what a crash cut off
         self._arrived = asyncio.Event()
         self._drain_from_s, self._num_drains_failed = 0.0, 0
 
@@ -114,6 +115,7 @@ class Monitor:
         )
         self.paused = self._fact("paused") == "1"
         self.teaching = Teaching.load(self._fact("teaching"))
+        self._to_resume = json.loads(self._fact("recordings") or "[]")
         self.publisher = Publisher(
             port,
             self._redactor,
@@ -212,6 +214,8 @@ class Monitor:
             for r in named
             if r.state is RecorderState.RECORDING and kind in (None, r.source.kind)
         ]
+        if id_ is None:
+            self._to_resume = [e for e in self._to_resume if kind not in (None, e[0])]
         for recorder in chosen:
             await recorder.stop()
         await self.publisher.publish(self.recorders.values())
@@ -393,22 +397,24 @@ class Monitor:
 
     async def _go_on_recording(self) -> None:
         """Watch again what was watched when the process ended, a launched browser apart."""
-        for kind, options in json.loads(self._fact("recordings") or "[]"):
-            if "path" in options:
-                options["path"] = Path(options["path"])
+        while self._to_resume:
+            kind, kept = self._to_resume[0]
+            options = {**kept, "path": Path(kept["path"])} if "path" in kept else kept
             try:
                 await self.record(_RESUMABLE[kind](**options))
             except WatError as error:
                 extra = {"room": self.room, "outcome": type(error).__name__}
                 _log.warning("recording cannot go on", extra=extra)
+            del self._to_resume[:1]
 
     async def _remember_recording(self) -> None:
         kept = [
-            (_kind(spec), {name: _plain(value) for name, value in asdict(spec).items()})
+            [_kind(spec).value, {name: _plain(value) for name, value in asdict(spec).items()}]
             for key, spec in self._specs.items()
             if _is_resumable(spec) and self._goes_on(self.recorders[key])
         ]
-        await self._keep_fact("recordings", json.dumps(kept))
+        waiting = [entry for entry in self._to_resume if entry not in kept]
+        await self._keep_fact("recordings", json.dumps(kept + waiting))
 
     async def _tidy(self) -> None:
         """Let the snapshots of sessions go whose events retention has removed."""

@@ -100,8 +100,9 @@ class Recorder:
 
     @property
     def is_done(self) -> bool:
-        """Say whether nothing more will come from here."""
-        return self._task.done() and not self._intake
+        """Say whether nothing more will come from here; a replay's last events are durable then."""
+        settled = not self.is_replay or self.next_seq >= self._taken
+        return self._task.done() and not self._intake and settled
 
     def pause(self) -> None:
         """Keep nothing from here on; a replay waits instead."""

@@ -230,6 +230,34 @@ async def test_revoking_drops_what_is_not_yet_published_and_stops_the_source(tmp
         assert recorder.reason == "its last consent was revoked"
 
 
+async def test_replays_cut_off_while_a_restart_takes_them_up_all_go_on(tmp_path, monkeypatch):
+    names = [f"{n}.jsonl" for n in range(3)]
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ALL_VALUES)
+        folder = room.common.data_dir / "replay"
+        folder.mkdir()
+        for n, name in enumerate(names):
+            (folder / name).write_text(log(400, value=f"v{n}"))
+            spec = {"path": name, "speed": 0.01}
+            assert (await room.http.post("/replay", json=spec)).status_code == 201
+            assert (await room.http.post("/replay", json=spec)).status_code == 201  # is once
+        assert len(room.monitor.recorders) == 3
+        await room.kill()
+    record, asked = Monitor.record, []
+
+    async def cut_off(self, spec):
+        asked.append(spec)
+        return await record(self, spec) if len(asked) == 1 else await asyncio.Event().wait()
+
+    monkeypatch.setattr(Monitor, "record", cut_off)
+    async with Room(tmp_path) as room:
+        await until(lambda: len(asked) == 2)
+        await room.kill()
+    monkeypatch.setattr(Monitor, "record", record)
+    async with Room(tmp_path) as room:
+        await until(lambda: len(room.monitor.recorders) == 3)
+
+
 async def test_nothing_is_captured_while_paused(tmp_path):
     async with Room(tmp_path) as room:
         await room.monitor.allow(ALL_VALUES)
