@@ -39,7 +39,7 @@ __all__ = ["LogBus", "LogPort", "LogSubscription"]
 _SHIFT = 44
 """A row's id is partition << 44 | offset: 2^44 records per partition, appended at N ends."""
 
-_POLL_MIN_S, _POLL_MAX_S, _POLL_GROWTH = 0.0005, 0.1, 1.4
+_POLL_MIN_S, _POLL_MAX_S, _POLL_GROWTH = 0.0005, 0.2, 1.4
 """Another process's appends are found by polling: fast after traffic, slower while idle."""
 
 _RETAIN_CHUNK = 2_000
