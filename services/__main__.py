@@ -6,6 +6,7 @@ from services.commands import (
     consents,
     demonstration,
     doctor,
+    forget,
     models,
     recording,
     routines,
@@ -41,6 +42,7 @@ app.command()(runs.stop)
 app.add_typer(consents.app, name="consent")
 app.command()(recording.pause)
 app.command()(recording.resume)
+app.command()(forget.forget)
 app.command()(topics.tail)
 app.command()(doctor.doctor)
 app.command()(serving.serve)
