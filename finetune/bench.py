@@ -268,6 +268,7 @@ def hf(args: argparse.Namespace) -> dict[str, Any]:
 def trl(args: argparse.Namespace, tuned: bool) -> dict[str, Any]:
     """Time TRL's SFTTrainer: its defaults, or tuned as far as its options go."""
     from datasets import Dataset
+    from datasets.table import InMemoryTable
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
@@ -296,7 +297,8 @@ def trl(args: argparse.Namespace, tuned: bool) -> dict[str, Any]:
     run = SFTTrainer(
         model=model,
         args=trainer_arguments(args, SFTConfig, batch, **more),
-        train_dataset=Dataset.from_dict(columns),
+        # Named, because hashing the table's type fails with some releases of pyarrow and dill.
+        train_dataset=Dataset(InMemoryTable.from_pydict(columns), fingerprint="chunks"),
         processing_class=tokenizer,
         peft_config=LoraConfig(**LORA),
         callbacks=[callback(clock, count)],
