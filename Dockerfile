@@ -30,7 +30,7 @@ ARG PACKAGES=
 RUN if [ -n "$PACKAGES" ]; then \
       apt-get update -qq && \
       DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $PACKAGES >/dev/null && \
-      rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt; \
+      rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt; \
     fi
 ARG EXTRA
 # cuda: as locked. cpu: the same lock without PyTorch's build for CUDA and what only that needs, then

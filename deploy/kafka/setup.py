@@ -36,7 +36,6 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from shared.api import read_token
 from shared.settings import CommonSettings, load
 from shared.signing import SigningKey
 from shared.topics import OWNERS, Room, Topic, dead_letters
@@ -217,7 +216,7 @@ def _check(answers: Iterable[tuple[int, str | None]]) -> None:
 async def main(public: Path) -> None:
     """Make what is missing."""
     common = load(CommonSettings)
-    read_token(common.token_file)
+    _password(common.token_file)  # in the form that the rooms give it
     SigningKey.load_or_create(common.data_dir / "keys")
     for key in (common.data_dir / "keys").glob("*.pub"):
         shutil.copy(key, public)
