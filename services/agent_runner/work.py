@@ -167,7 +167,7 @@ class RunWork:
         record = await self._begin(record, anew=not acted)
         if acted:
             steps = [s if s.came else s.model_copy(update={"came": Came.UNKNOWN}) for s in left]
-            ending = await self._guarded(self._take_up(record, steps, tools))
+            ending = _in_doubt(await self._guarded(self._take_up(record, steps, tools)))
         else:
             work = RecordWork(self.run, record, tools)
             ending = await self._guarded(work.work())
@@ -222,7 +222,7 @@ class RunWork:
             return
         steps = runs.steps_of(self.port.store, self.run.run_id, record.record_index)
         if any(step.came is not Came.REFUSED for step in steps):
-            ending = Ending(RunState.IN_DOUBT, f"interrupted, and not read back: {ending.reason}")
+            ending = _in_doubt(ending)
         await self._finish(record, ending, steps)
 
     async def _finish(
@@ -255,3 +255,10 @@ class RunWork:
             state, reason = RunState.CANCELLED, self.active.gate.reason
         runs.set_run_state(self.run.run_id, state, reason, self.clock.time_ms(), effects)
         return effects
+
+
+def _in_doubt(ending: Ending) -> Ending:
+    """Return how a record ends that was cut off in the middle: in doubt unless it was read back."""
+    if ending.state in (RunState.DONE, RunState.IN_DOUBT):
+        return ending
+    return Ending(RunState.IN_DOUBT, f"interrupted, and not read back: {ending.reason}")

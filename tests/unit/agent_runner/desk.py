@@ -35,6 +35,7 @@ class Desk:
     # Once it was done: raised, or set and then waited for without end (a crash comes here).
     after: dict[str, Exception | asyncio.Event] = field(default_factory=dict)
     opening: asyncio.Event | None = None  # the same where a page is being opened
+    away: bool = False  # no page can be opened
     prefilled: str = ""
     pause: asyncio.Event | None = None  # an act under way waits for it
     under_way: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,6 +56,8 @@ class DeskScreen:
 
     async def open(self, url: str) -> None:
         self._check()
+        if self.desk.away:
+            raise ActuatorError("the application does not answer")
         if self.desk.opening is not None:
             self.desk.opening.set()
             await asyncio.Event().wait()

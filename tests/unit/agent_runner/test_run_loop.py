@@ -223,6 +223,21 @@ async def test_a_run_cut_off_after_a_save_that_shows_is_done_without_repeating_i
     assert [order["Customer"] for order in room.desk.orders] == ["Mia Neu", "Al Um"]
 
 
+async def test_a_run_cut_off_whose_page_cannot_be_looked_at_stays_in_doubt(room):
+    cut = asyncio.Event()
+    room.desk.after["click Save"] = cut
+    asked = await room.logic.ask(RunAsked(name="Enter an order", records=[MIA], approve="once"))
+    await cut.wait()
+    await room.crash()
+    room.desk.after.clear()
+    room.desk.away = True
+    await room.begin()
+    run = await room.ended(asked.run_id)
+    assert run.state is RunState.IN_DOUBT
+    assert "interrupted, and not read back: the application does not answer" in run.reason
+    assert len(room.desk.orders) == 1
+
+
 async def test_a_run_cut_off_before_its_first_act_begins_anew(room):
     cut = asyncio.Event()
     room.desk.opening = cut
