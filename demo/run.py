@@ -300,6 +300,6 @@ def _closer(folder: Path, figures: Figures, card: dict[str, Any]) -> list[tuple[
     return [
         ("Routine", f"{variables} wat routines show {figures.routine_id}"),
         ("Runs", f"{variables} wat runs list"),
-        ("REST", f"{variables} wat up   (then /docs at the address it prints)"),
+        ("REST", f"{variables} wat up   (REST is at the address it prints)"),
         ("Module", str(module)),
     ]

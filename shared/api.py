@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,11 +21,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.bus import Place
-from shared.errors import ConfigError, ContractError, WatError
+from shared.errors import ConfigError, ContractError, NotFound, WatError
 from shared.forget import Receipt
 from shared.service import Service
 from shared.settings import CommonSettings
@@ -33,6 +33,7 @@ __all__ = ["Cursor", "Limit", "Page", "create_app", "decode_cursor", "page", "re
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+_LETTER = "id, topic, partition, offset, length(value), error, time_ms, replayed_ms"
 
 T = TypeVar("T")
 
@@ -108,7 +109,13 @@ def read_token(path: Path) -> str:
 
 def create_app(services: Sequence[Service], common: CommonSettings, token: str) -> FastAPI:
     """Return the REST application of these rooms, each under `/v1/<room>/`."""
-    app = FastAPI(title="WasmAgentTrainer", version=version("wasmagenttrainer"))
+    app = FastAPI(
+        title="WasmAgentTrainer",
+        version=version("wasmagenttrainer"),
+        # Their pages load scripts from elsewhere, which would then run beside our own address.
+        docs_url=None,
+        redoc_url=None,
+    )
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -144,8 +151,7 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
     # The last added is the outermost: Host, then token, then size.
     app.add_middleware(_BodyLimit)
     app.add_middleware(_Token, token=token)
-    hosts = [host.strip() for host in common.allowed_hosts.split(",")]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(_Host, allowed=common.allowed_hosts)
     return app
 
 
@@ -163,15 +169,23 @@ def _dead_letters(service: Service) -> APIRouter:
     @router.get("/dead-letters")
     def list_dead_letters(limit: Limit = 50, cursor: Cursor = None) -> Page[DeadLetterView]:
         """List the records this room could not handle, newest first."""
-        place = decode_cursor(cursor) or [2**62, ""]
         rows = service.port.store.query(
-            "SELECT id, topic, partition, offset, length(value), error, time_ms, replayed_ms "
-            "FROM dead_letters WHERE (time_ms, id) < (?, ?) ORDER BY time_ms DESC, id DESC LIMIT ?",
-            (int(place[0]), str(place[1]), limit + 1),
+            f"SELECT {_LETTER} FROM dead_letters WHERE (time_ms, id) < (?, ?) "  # noqa: S608
+            "ORDER BY time_ms DESC, id DESC LIMIT ?",
+            (*_before(cursor), limit + 1),
         )
-        names = tuple(DeadLetterView.model_fields)
-        letters = [DeadLetterView(**dict(zip(names, row, strict=True))) for row in rows]
-        return page(letters, limit, lambda letter: [letter.time_ms, letter.id])
+        return page(list(map(_letter, rows)), limit, lambda letter: [letter.time_ms, letter.id])
+
+    @router.get("/dead-letters/{letter_id}")
+    def show_dead_letter(letter_id: str) -> DeadLetterView:
+        """Show a dead letter: where it stood and why it was put aside."""
+        rows = service.port.store.query(
+            f"SELECT {_LETTER} FROM dead_letters WHERE id = ?",  # noqa: S608
+            (letter_id,),
+        )
+        if not rows:
+            raise NotFound(f"{service.room} has no dead letter {letter_id}")
+        return _letter(rows[0])
 
     @router.post("/dead-letters/{letter_id}/replay", status_code=204)
     async def replay(letter_id: str) -> None:
@@ -181,14 +195,27 @@ def _dead_letters(service: Service) -> APIRouter:
     return router
 
 
+def _letter(row: tuple[Any, ...]) -> DeadLetterView:
+    return DeadLetterView(**dict(zip(DeadLetterView.model_fields, row, strict=True)))
+
+
+def _before(cursor: str | None) -> tuple[int, str]:
+    """Return the place of a list by time and id, newest first. Raises ContractError."""
+    place = decode_cursor(cursor)
+    if place is None:
+        return 2**62, ""
+    if not isinstance(place, list) or [type(part) for part in place] != [int, str]:
+        raise ContractError("the cursor is not one that this list gave as `next`")
+    return place[0], place[1]
+
+
 def _forgets(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.get("/forgets")
     async def list_forgets(limit: Limit = 50, cursor: Cursor = None) -> Page[Receipt]:
         """List what was asked to be forgotten, newest first, with this room's receipts."""
-        place = decode_cursor(cursor) or [2**62, ""]
-        rows = service.forgetting.requests((int(place[0]), str(place[1])), limit + 1)
+        rows = service.forgetting.requests(_before(cursor), limit + 1)
         shown = page(rows, limit, list)
         receipts = [await service.forgetting.receipt(name, {}) for _, name in shown.items]
         return Page(items=receipts, next=shown.next)
@@ -212,6 +239,26 @@ def _place(text: str) -> tuple[Place, int]:
     if not (partition.isdecimal() and offset.isdecimal()):
         raise ContractError(f"after={text[:80]}: write TOPIC:PARTITION:OFFSET")
     return (topic, int(partition)), int(offset)
+
+
+class _Host:
+    """Refuse what was sent to another name: a page whose name was bound anew to this machine."""
+
+    def __init__(self, app: ASGIApp, allowed: str) -> None:
+        self._app = app
+        self._allowed = {name.strip().lower() for name in allowed.split(",")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+            name = host if host.endswith("]") else re.sub(r":\d*\Z", "", host)
+            if name not in self._allowed:
+                answer = _problem(
+                    400, "Foreign host", "this Host header is not one of WAT_ALLOWED_HOSTS"
+                )
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Token:

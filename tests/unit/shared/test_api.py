@@ -81,7 +81,9 @@ async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.mark.parametrize(
     "token", [None, "", "Bearer", "Bearer wrong", f"bearer {TOKEN}", f"Bearer {TOKEN}x", "Basic x"]
 )
-@pytest.mark.parametrize("path", ["/v1/task-learner/numbers", "/metrics", "/version", "/docs"])
+@pytest.mark.parametrize(
+    "path", ["/v1/task-learner/numbers", "/metrics", "/version", "/openapi.json"]
+)
 async def test_a_wrong_token_is_refused(client: httpx.AsyncClient, token: str | None, path: str):
     headers = {"Authorization": token} if token is not None else {"Authorization": ""}
     answer = await client.get(path, headers=headers)
@@ -96,10 +98,24 @@ async def test_health_needs_no_token(client: httpx.AsyncClient):
     assert ready.json() == {"rooms": {"task-learner": True}}
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8760"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8760", ""]
+)
 async def test_a_foreign_host_is_refused_even_with_the_token(client: httpx.AsyncClient, host: str):
     answer = await client.get("/v1/task-learner/numbers", headers={"Host": host})
     assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "WAT_ALLOWED_HOSTS" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "LOCALHOST:1", "localhost:"])
+async def test_our_own_names_are_answered_at_any_port(client: httpx.AsyncClient, host: str):
+    assert (await client.get("/healthz", headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_no_page_loads_scripts_from_elsewhere(client: httpx.AsyncClient, path: str):
+    assert (await client.get(path)).status_code == 404
 
 
 async def test_version_and_metrics_are_there(client: httpx.AsyncClient):
@@ -182,6 +198,12 @@ async def test_dead_letters_are_listed_without_content_and_replayed(
     ]
     assert {letter["offset"] for letter in listed["items"]} == {0, 2}
     assert "orders" not in str(listed)
+    one = listed["items"][0]
+    assert (await client.get(f"/v1/task-learner/dead-letters/{one['id']}")).json() == one
+    assert (await client.get("/v1/task-learner/dead-letters/nope")).status_code == 404
+    foreign = page([1, 2], 1, lambda number: number).next  # of a list with other places
+    refused = await client.get("/v1/task-learner/dead-letters", params={"cursor": foreign})
+    assert refused.status_code == 422
     house.logic.healed = True
     for letter in listed["items"]:
         answer = await client.post(f"/v1/task-learner/dead-letters/{letter['id']}/replay")
