@@ -13,7 +13,8 @@ of its own, and a row that fails leaves the reason in its place.
 Rows: hf (Trainer, batches of 8, padded, sdpa), trl (SFTTrainer's defaults), trl-tuned (packing,
 no checkpointing, our kernel, as many tokens a step as ours), ours-KERNEL with `-fp8` perhaps,
 curve (loss of the fast path beside a plain loop), attention (kernels alone), product (the matrix
-product MFU is measured against).
+product MFU is measured against). Past 400 lines so that the whole comparison can be read and
+carried as one file.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 import attention
 import infer
+from corpus import up_to
 from examples import chunk, encode, plain_rows, read_documents
-from main import Trainee, up_to
+from main import Trainee
 from state import write_atomically
 from syntax import parses
 
@@ -49,7 +50,7 @@ class Options:
     context_tokens: int = 1024
     seq_len: int = 2048
     eval_tokens: int = 262_144  # of each set, at most
-    batch: int = 32
+    batch: int = 0  # prompts at a time; 0: 128 on a GPU, 8 on a CPU
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -133,9 +134,10 @@ class Asker:
 
     def lines(self, prompts: list[list[int]], what: str) -> list[str]:
         """Return one greedy line for each prompt."""
+        batch = self.options.batch or (128 if self.model.device.type == "cuda" else 8)
         with tqdm(total=len(prompts), desc=what, leave=False) as bar:
             return infer.continue_lines(
-                self.model, self.tokenizer, prompts, batch=self.options.batch, told=bar.update
+                self.model, self.tokenizer, prompts, batch=batch, told=bar.update
             )
 
     def after(self, texts: list[str], what: str) -> list[str]:
@@ -170,19 +172,15 @@ def similarity(a: str, b: str) -> float:
 
 def score(cases: list[Case], answers: list[str]) -> dict[str, float]:
     """Return exact match, edit similarity and parse rate of infilled lines."""
-    whole = [c for c in cases if parses(c.prefix + c.middle + c.suffix, c.lang)]
+    pairs = list(zip(cases, answers, strict=True))
     parsed = [
-        parses(c.prefix + a.rstrip() + c.suffix, c.lang) if a.strip() else False
-        for c, a in zip(cases, answers, strict=True)
-        if c in set(whole)
+        bool(answer.strip()) and parses(case.prefix + answer.rstrip() + case.suffix, case.lang)
+        for case, answer in pairs
+        if parses(case.prefix + case.middle + case.suffix, case.lang)
     ]
     return {
-        "exact_match": mean(
-            [a.strip() == c.middle.strip() for c, a in zip(cases, answers, strict=True)]
-        ),
-        "edit_similarity": mean(
-            [similarity(a, c.middle) for c, a in zip(cases, answers, strict=True)]
-        ),
+        "exact_match": mean([a.strip() == c.middle.strip() for c, a in pairs]),
+        "edit_similarity": mean([similarity(a, c.middle) for c, a in pairs]),
         "parse_rate": mean(parsed),
     }
 

@@ -8,6 +8,7 @@ a step's loss is divided by the step's targets, so any number of them computes t
     python main.py --dataset_path DIR [--base smollm2] [--method lora] [--resume auto]
     torchrun --nproc-per-node N main.py …
 
+Past 400 lines because all that happens to the weights stands here, in the order it happens.
 Not covered: bases with sliding windows shorter than --seq_len or soft-capped logits.
 """
 
@@ -19,13 +20,11 @@ import json
 import logging
 import math
 import os
-import random
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,17 +39,8 @@ import adapter
 import attention
 import state
 from convert_base import load_base
-from examples import (
-    Chunk,
-    Row,
-    chunk,
-    fim_sentinels,
-    make_examples,
-    pack,
-    plain_rows,
-    read_documents,
-    share_out,
-)
+from corpus import Corpus, num_tokens
+from examples import Row, fim_sentinels, plain_rows, share_out
 from losses import chunked_nll
 
 log = logging.getLogger("finetune")
@@ -219,89 +209,6 @@ def wants_fsdp(options: Options, model: Any, device: torch.device, world: int) -
         p.numel() * (p.element_size() + 12 * p.requires_grad) for p in model.parameters()
     )
     return num_bytes > 0.5 * torch.cuda.get_device_properties(device).total_memory
-
-
-# --- the data -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Corpus:
-    """The chunks of a dataset and the rows made of them."""
-
-    options: Options
-    tokenizer: Any
-    row_tokens: int
-    parts: dict[str, list[Chunk]]
-
-    @classmethod
-    def load(cls, options: Options, tokenizer: Any, device: torch.device) -> Corpus:
-        """Read and chunk a dataset folder."""
-        parts = {
-            name: [
-                piece
-                for document in read_documents(Path(options.dataset_path) / f"{name}.jsonl")
-                for piece in chunk(document, tokenizer, options.seq_len)
-            ]
-            for name in ("train", "valid", "replay", "guard")
-        }
-        # A dozen steps an epoch learn a small project; a wide row keeps a GPU busy.
-        widest = 32 if device.type == "cuda" else 2
-        wide = num_tokens(parts["train"]) // (12 * options.seq_len)
-        row = options.row_tokens or options.seq_len * min(max(1, wide), widest)
-        for name in ("valid", "guard"):
-            parts[name] = up_to(parts[name], options.eval_tokens)
-        return cls(options, tokenizer, row, parts)
-
-    def epoch(self, number: int) -> list[list[Row]]:
-        """Return an epoch's steps, each a list of rows; the same on every process."""
-        options = self.options
-        rng = random.Random(f"{options.seed} {number}")  # noqa: S311 - an order, not a secret
-        replay = list(self.parts["replay"])
-        rng.shuffle(replay)
-        replay = up_to(replay, int(options.replay * num_tokens(self.parts["train"])))
-        made = make_examples(
-            self.parts["train"] + replay, self.tokenizer, options.seq_len, options.fim_rate, rng
-        )
-        rows = pack(made, self.row_tokens, options.seq_len, self.tokenizer.pad_token_id)
-        rng.shuffle(rows)
-        size = max(1, round(options.step_tokens / self.row_tokens))
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-    def steps(self, progress: state.Progress) -> Iterator[tuple[list[Row], float, int]]:
-        """Yield (rows, share of the run done, steps in this epoch) from where progress stands.
-
-        The next epoch's rows are made while this one is trained on.
-        """
-        epochs, last = self.options.epochs, self.options.max_steps
-        with ThreadPoolExecutor(1) as worker:
-            ahead = worker.submit(self.epoch, progress.epoch)
-            while True:
-                plan = ahead.result()
-                if last or progress.epoch + 1 < epochs:
-                    ahead = worker.submit(self.epoch, progress.epoch + 1)
-                while progress.step_in_epoch < len(plan):
-                    done = (progress.epoch + progress.step_in_epoch / len(plan)) / epochs
-                    done = progress.step / last if last else done
-                    if done >= 1:
-                        return
-                    yield plan[progress.step_in_epoch], done, len(plan)
-                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-
-
-def num_tokens(chunks: list[Chunk]) -> int:
-    """Count the tokens of chunks."""
-    return sum(len(piece.ids) for piece in chunks)
-
-
-def up_to(chunks: list[Chunk], tokens: int) -> list[Chunk]:
-    """Return the first chunks that hold at most `tokens`."""
-    kept = []
-    for piece in chunks:
-        tokens -= len(piece.ids)
-        if tokens < 0:
-            break
-        kept.append(piece)
-    return kept
 
 
 # --- training -------------------------------------------------------------------------------------

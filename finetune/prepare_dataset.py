@@ -5,6 +5,7 @@ repository. Writes train/valid/test.jsonl, three disjoint samples of Python's st
 (replay.jsonl against forgetting, guard.jsonl to stop at, stdlib.jsonl to report), symbols.json
 and manifest.json. The same tree and options give the same bytes.
 
+Past 400 lines so that all that decides what is learned and what is measured stands in one place.
 Order matters: filters, secrets, duplicates, then the split, so that no copy of a training file
 is ever measured. A record is `{path, lang, text, spans}`; spans are character offsets of pieces
 worth leaving out. Not covered: secrets of shapes no rule knows, licences stated only elsewhere.
@@ -13,7 +14,6 @@ worth leaving out. Not covered: secrets of shapes no rule knows, licences stated
 from __future__ import annotations
 
 import argparse
-import builtins
 import difflib
 import hashlib
 import json
@@ -21,7 +21,6 @@ import random
 import re
 import subprocess
 import sys
-import sysconfig
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from datasketch import MinHash, MinHashLSH
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
+from library import GROUPS, ROOT, common_names, library_files, packages
 from syntax import LANGUAGES, cut_spans, defined_names
 
 HERE = Path(__file__).resolve().parent
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> dict:
         "cut": cut,
         "dropped": dict(sorted(dropped.items())),
         "sets": {name: write_jsonl(out / f"{name}.jsonl", docs) for name, docs in sets.items()},
-        "stdlib_packages": json.loads((HERE / "stdlib_packages.json").read_text()),
+        "stdlib_packages": packages(),
     }
     symbols = sorted(project_symbols(sets))
     (out / "symbols.json").write_text(json.dumps(symbols, indent=0) + "\n")
@@ -374,10 +374,9 @@ def find_cut(source: Path, now: list[Document], options: Options) -> str:
 
 def standard_library(options: Options) -> dict[str, list[Document]]:
     """Return the replay, guard and measured samples: disjoint by package, in a fixed order."""
-    root = Path(sysconfig.get_paths()["stdlib"])
     sizes = {"replay": 5 * options.stdlib_bytes, "guard": options.stdlib_bytes // 2}
     made = {}
-    for group in ("replay", "guard", "measured"):
+    for group in GROUPS:
         files = library_files((group,))
         random.Random(options.seed).shuffle(files)  # noqa: S311 - a sample, not a secret
         room, kept = sizes.get(group, options.stdlib_bytes), []
@@ -385,25 +384,9 @@ def standard_library(options: Options) -> dict[str, list[Document]]:
             text = path.read_text(encoding="utf-8", errors="replace").rstrip() + "\n"
             if 500 < len(text) <= min(room, 60_000):
                 room -= len(text)
-                kept.append(Document(path.relative_to(root).as_posix(), "python", text))
+                kept.append(Document(path.relative_to(ROOT).as_posix(), "python", text))
         made["stdlib" if group == "measured" else group] = sorted(kept, key=lambda d: d.path)
     return made
-
-
-def library_files(groups: tuple[str, ...] = ("replay", "guard", "measured")) -> list[Path]:
-    """Return the standard library's files of some groups of packages, tests left out, sorted."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    listed = json.loads((HERE / "stdlib_packages.json").read_text())
-    files: list[Path] = []
-    for name in (name for group in groups for name in listed[group]):
-        files += [root / f"{name}.py"] if (root / f"{name}.py").is_file() else []
-        files += (root / name).rglob("*.py") if (root / name).is_dir() else []
-    return sorted(path for path in files if not {"test", "tests"} & set(path.parts))
-
-
-def identifiers(path: Path) -> set[str]:
-    """Return every word of a file."""
-    return set(re.findall(r"\w+", path.read_text(encoding="utf-8", errors="replace")))
 
 
 def project_symbols(sets: dict[str, list[Document]]) -> set[str]:
@@ -411,7 +394,7 @@ def project_symbols(sets: dict[str, list[Document]]) -> set[str]:
     names: set[str] = set()
     for document in sets["train"]:
         names |= defined_names(document.text, document.lang)
-    common = {name for path in library_files() for name in identifiers(path)} | set(dir(builtins))
+    common = common_names()
     return {name for name in names - common if len(name) >= 6 and not name.startswith("__")}
 
 
