@@ -1,7 +1,8 @@
-"""Write what stands on the topics for others to read: JSON Schemas and an AsyncAPI 3 document.
+"""Write what stands on the topics for others to read: JSON Schemas, AsyncAPI 3, and a page.
 
 `python -m shared.schemas.document DIR` writes `<record>.v<version>.json` for every record and
-artifact, and `asyncapi.json`. Both follow from the models and from topics.py alone.
+artifact, `asyncapi.json`, and `topics.md`, which says the latter in words. All follow from the
+models and from topics.py alone.
 
 Source: AsyncAPI 3.0.0 with Kafka bindings 0.5.0; JSON Schema 2020-12; CloudEvents 1.0.2.
 """
@@ -14,7 +15,7 @@ from typing import Any
 from shared.schemas import MAX_RECORD_BYTES, RECORD_TYPES, Frozen, Snapshot, Trace, ce_type
 from shared.topics import TOPICS, Room, Topic, TopicSpec, dead_letters
 
-__all__ = ["documents", "write"]
+__all__ = ["documents", "topics_page", "write"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ARTIFACTS: dict[str, type[Frozen]] = {"snapshot": Snapshot, "trace": Trace}
@@ -51,6 +52,29 @@ def write(folder: Path) -> None:
             path.unlink()
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    (folder / "topics.md").write_text(topics_page())
+
+
+def topics_page() -> str:
+    """Return the AsyncAPI document's contract of each topic as Markdown."""
+    document = _asyncapi()
+    lines = ["# The topics", "", "Written by `make docs` from `asyncapi.json`.", ""]
+    lines += [document["info"]["description"], ""]
+    for name, channel in document["channels"].items():
+        lines += [f"## `{name}`", "", channel["description"], ""]
+        for message in channel.get("messages", {}):
+            told = document["components"]["messages"][message]
+            schema = told["payload"]["$ref"].removeprefix("./")
+            lines.append(
+                f"- `{told['name']}` ({told['title']}, [schema]({schema})): {told['summary']}"
+            )
+        limits = channel["bindings"]["kafka"].get("topicConfiguration", {})
+        lines += ["", *(f"- {key}: {_limit(value)}" for key, value in limits.items()), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _limit(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _schema(model: type[Frozen], schema_id: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from shared.schemas import (
     encode,
     headers_of,
 )
-from shared.schemas.document import documents
+from shared.schemas.document import documents, topics_page
 from shared.topics import TOPICS, Room, dead_letters
 from tests.contract.records import ui_event
 
@@ -65,6 +65,7 @@ class TestDocuments:
     def test_the_published_documents_are_current(self):
         published = {p.name: json.loads(p.read_text()) for p in PUBLISHED.glob("*.json")}
         assert published == documents(), "run `make docs`"
+        assert (PUBLISHED / "topics.md").read_text() == topics_page(), "run `make docs`"
 
     @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda p: p.stem)
     def test_golden_files_fit_the_published_schemas(self, path: Path):
