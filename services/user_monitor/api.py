@@ -106,6 +106,8 @@ def _recording(monitor: Monitor, common: CommonSettings) -> APIRouter:
     @routes.post("/recording/start", status_code=201)
     async def start_recording(asked: RecordingAsked) -> StartedView:
         """Watch a source that a consent covers."""
+        if asked.teach is not None:
+            monitor.teaching.begin(asked.teach, 0)  # refused before anything is watched
         recording_id = await monitor.record(asked.spec(monitor.settings, common))
         if asked.teach is not None:
             await monitor.teach(asked.teach)

@@ -11,7 +11,7 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from shared.schemas import Frozen, Level, Source
 from shared.secret_kinds import KEEPABLE
@@ -39,7 +39,9 @@ Pattern = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class ConsentAsked(Frozen):
-    """What a person allows."""
+    """What a person allows. A misspelled field is refused: without it more would be allowed."""
+
+    model_config = ConfigDict(extra="forbid")
 
     application: Annotated[
         Pattern, Field(description="the application's name, or * for every one")
@@ -79,6 +81,8 @@ class ConsentAsked(Frozen):
 class Consent(ConsentAsked):
     """A stored statement; it holds until it is revoked."""
 
+    model_config = ConfigDict(extra="ignore")
+
     id: str
     since_ms: int
     revoked_ms: int | None = None
@@ -102,12 +106,16 @@ class Consent(ConsentAsked):
 class ExclusionAsked(Frozen):
     """What is never captured. A pattern without * or ? may stand anywhere in the text."""
 
+    model_config = ConfigDict(extra="forbid")
+
     kind: Literal["application", "title", "url"]
     pattern: Pattern
 
 
 class Exclusion(ExclusionAsked):
     """A stored exclusion."""
+
+    model_config = ConfigDict(extra="ignore")
 
     id: str
     since_ms: int

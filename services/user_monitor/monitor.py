@@ -174,7 +174,10 @@ class Monitor:
         kind = _kind(spec)
         self._check_consent(kind, spec)
         if kind is not SourceKind.REPLAY and kind in {r.source.kind for r in self._recording()}:
-            raise ConflictError(f"source {kind} is being recorded: stop it first")
+            raise ConflictError(
+                f"source {kind} is being recorded: end that first (Enter at its `wat record`, or "
+                "POST /v1/user-monitor/recording/stop)"
+            )
         source = await open_source(spec, self.clock)
         for key, present in self.recorders.items():  # a log that is being replayed: twice is once
             if present.source.session == source.session and not present.is_done:
@@ -210,9 +213,7 @@ class Monitor:
             raise NotFound(f"there is no recording {id_}")
         named = self.recorders.values() if id_ is None else [self.recorders[id_]]
         chosen = [
-            r
-            for r in named
-            if r.state is RecorderState.RECORDING and kind in (None, r.source.kind)
+            r for r in named if r.state is RecorderState.RECORDING and kind in (None, r.source.kind)
         ]
         if id_ is None:
             self._to_resume = [e for e in self._to_resume if kind not in (None, e[0])]

@@ -412,6 +412,8 @@ async def test_rest_shows_what_a_person_decides_and_what_was_captured(tmp_path):
         ("/recording/start", {"source": "browser", "attach_url": "http://far.example:9222"}, 422),
         ("/recording/start", {"source": "window"}, 403),
         ("/teach/stop", {}, 409),
+        ("/consents", {"aplication": "shop"}, 422),
+        ("/exclusions", {"kind": "url", "pattern": "bank", "regex": True}, 422),
         ("/exclusions", {"kind": "smell", "pattern": "x"}, 422),
     ],
 )
@@ -420,6 +422,16 @@ async def test_what_does_not_fit_is_refused_in_words(tmp_path, path, body, statu
         answer = await room.http.post(path, json=body)
         assert answer.status_code == status, answer.text
         assert answer.json()["detail"]
+
+
+async def test_nothing_is_watched_where_its_demonstration_cannot_begin(tmp_path):
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ALL_VALUES)
+        assert (await room.http.post("/teach/start", json={"name": "one"})).status_code == 201
+        asked = {"source": "window", "teach": "another"}
+        refused = await room.http.post("/recording/start", json=asked)
+        assert refused.status_code == 409
+        assert (await room.http.get("/recording")).json()["recordings"] == []
 
 
 async def test_attaching_needs_a_consent_by_name(tmp_path):
