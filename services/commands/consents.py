@@ -176,7 +176,16 @@ def ask_for_consent(
     monitor: "RoomClient", source: str, level: Level, attach_url: str | None = None
 ) -> None:
     """Where no consent covers `source`, ask a person for one, by name. Raises ConsentMissing."""
-    if any(_covers(given, source, attach_url) for given in monitor.all("consents")):
+    given_levels = {
+        given["level"] for given in monitor.all("consents") if _covers(given, source, attach_url)
+    }
+    if given_levels:
+        if level == "values" and level not in given_levels:
+            console(stderr=True).print(
+                f"Note: what you allowed of source {source} keeps structure only; no agent can be "
+                f"trained on it. `wat consent give --source {source} --level values` allows more.",
+                markup=False,
+            )
         return
     _say_what(source, level)
     if attach_url is not None:

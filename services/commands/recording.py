@@ -1,19 +1,23 @@
 """`wat record`, `wat replay`, `wat pause`, `wat resume`: watch, with consent, and show it live."""
 
 import select
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from services.commands.consents import Level, ask_for_consent
-from services.commands.terminal import AsJson, console, show_json, took, write_line
+from services.commands.terminal import (
+    AsJson,
+    console,
+    ended_by_signals,
+    show_json,
+    took,
+    write_line,
+)  # fmt: skip
 from shared.errors import CaptureError, ConfigError
 from shared.topics import Room
 
@@ -55,9 +59,11 @@ def record(
 
     if source != "browser" and (url or attach or headless):
         raise typer.BadParameter("--url, --attach and --headless belong to --source browser")
-    with Rooms() as rooms, _ended_by_signals():
+    with Rooms() as rooms, ended_by_signals():
         monitor = rooms.ask(Room.USER_MONITOR)
         ask_for_consent(monitor, source, level, attach)
+        if teach is not None:
+            _end_what_was_left_open(monitor)
         body = {"source": source, "url": url, "attach_url": attach, "headless": headless}
         started = monitor.post("recording/start", body)
         if started["warning"]:
@@ -81,6 +87,13 @@ def record(
             write_line(f"{num_shown} of {teach} shown; `wat routines` lists it")
     if ended["state"] == "failed":
         raise CaptureError(f"{source} cannot be watched any more: {ended['reason']}")
+
+
+def _end_what_was_left_open(monitor: "RoomClient") -> None:
+    """End a demonstration of which nothing is watched any more: its command was killed."""
+    state = monitor.get("recording")
+    if state["teaching"] and all(one["state"] != "recording" for one in state["recordings"]):
+        monitor.post("teach/stop")
 
 
 def _watch(monitor: "RoomClient", recording_id: str, teach: str | None) -> int:
@@ -124,20 +137,6 @@ def _entered() -> bool:
         return True
     time.sleep(_LOOK_S)
     return False
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end a recording as Ctrl-C does."""
-
-    def interrupt(_: int, __: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _recording(state: Mapping[str, Any], recording_id: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """`wat run`, `runs`, `approve`, `reject`, `stop`: let an agent work, and look on."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from services.commands.terminal import (
     ago,
     ask,
     console,
+    ended_by_signals,
     show_json,
     show_table,
     took,
@@ -72,18 +74,25 @@ def run(
         "dry_run": dry_run,
         "keep_going": keep_going,
     }
-    with Rooms() as rooms:
+    with Rooms() as rooms, ended_by_signals():
         runner = rooms.ask(Room.AGENT_RUNNER, works=True)
         agent = pick(runner.all("models"), routine, "agent", ("routine_id",), "name")
         asked = runner.post("runs", {"routine_id": agent["routine_id"], **body})
-        try:
+        with _stopped_unless_followed(runner, asked):
             if asked["state"] == "waiting":
                 _decide(runner, asked, yes=yes)
             ended = _follow(runner, asked, quiet=as_json)
-        except BaseException:  # Ctrl-C too: nothing goes on that nobody looks at
-            runner.post(f"runs/{asked['run_id']}/stop")
-            raise
     _show_outcome(ended, as_json=as_json)
+
+
+@contextmanager
+def _stopped_unless_followed(runner: "RoomClient", asked: Mapping[str, Any]) -> Iterator[None]:
+    """Stop the run where it is followed no more: nothing goes on that nobody looks at."""
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        runner.post(f"runs/{asked['run_id']}/stop")
+        raise
 
 
 def _values(records: Path | None, param: list[str] | None, *, from_screen: bool) -> dict[str, Any]:
@@ -304,7 +313,7 @@ def approve(
     """Let a waiting run begin, or have an agent trained for a routine."""
     from services.client import Rooms
 
-    with Rooms() as rooms:
+    with Rooms() as rooms, ended_by_signals():
         runner = rooms.ask(Room.AGENT_RUNNER, works=True)
         try:
             asked = _find(runner, what)
@@ -316,7 +325,8 @@ def approve(
         if Room.AGENT_RUNNER not in rooms.started:
             write_line(f"run {short(asked['run_id'])} of {asked['name']} begins")
             return
-        ended = _follow(runner, asked, quiet=as_json)  # it lives no longer than we do
+        with _stopped_unless_followed(runner, asked):  # it lives no longer than we do
+            ended = _follow(runner, asked, quiet=as_json)
     _show_outcome(ended, as_json=as_json)
 
 

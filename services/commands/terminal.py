@@ -7,8 +7,10 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -24,6 +26,7 @@ __all__ = [
     "ago",
     "ask",
     "console",
+    "ended_by_signals",
     "say_error",
     "show_json",
     "show_table",
@@ -100,6 +103,24 @@ def ask(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
     return typer.confirm(question, default=False)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a closed terminal, end what is under way as Ctrl-C does."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(_: int, __: FrameType | None) -> NoReturn:
+        for name in signals:  # a second one must not cut off the ending
+            signal.signal(name, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {name: signal.signal(name, interrupt) for name in signals}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def took(duration_ms: float) -> str:

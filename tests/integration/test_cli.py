@@ -328,6 +328,8 @@ def test_a_room_that_cannot_start_is_said_in_one_line(person):
 def test_recording_a_browser_teaches_until_ctrl_c(person):
     person.wat("consent", "give", "--source", "browser", "--level", "values")
     url = "data:text/html,<title>Desk</title><button>Go</button>"
+    with Rooms(person.common) as rooms:  # a command that was killed left one open
+        rooms.ask(Room.USER_MONITOR).post("teach/start", {"name": "Left open"})
     record = person.start("record", "--headless", "--url", url, "--teach", "Open the desk")
     with record:
         assert record.stdin is not None

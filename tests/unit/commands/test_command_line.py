@@ -1,6 +1,8 @@
 """The command line as a whole, without any process of ours: what it loads, says and refuses."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 
 from services.__main__ import app
 from services.commands import recording, runs, training
-from services.commands.terminal import WatGroup, ago, took
+from services.commands.terminal import WatGroup, ago, ended_by_signals, took
 from shared.errors import ConfigError, NotFound
 
 HEAVY = ("httpx", "pydantic", "fastapi", "uvicorn", "asyncio", "torch", "playwright", "apsw")
@@ -43,6 +45,25 @@ def erring(error: BaseException) -> typer.Typer:
         raise error
 
     return failing
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_what_is_under_way_once_and_in_order(first):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    ended = []
+
+    def under_way():
+        with ended_by_signals():
+            try:
+                os.kill(os.getpid(), first)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # does not cut off the ending
+                ended.append(first)
+
+    with pytest.raises(KeyboardInterrupt):
+        under_way()
+    assert ended == [first]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
 
 
 def test_an_error_of_ours_is_one_line_and_exit_code_1():
