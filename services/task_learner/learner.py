@@ -22,6 +22,7 @@ from services.task_learner.marks import Marks, Verdict
 from services.task_learner.memory import MEMORY_TABLES, Demonstration, Memory
 from services.task_learner.mine import Finding, consensus, mine
 from services.task_learner.routines import (
+    DECIDED,
     Known,
     KnownTrace,
     in_time_order,
@@ -55,6 +56,7 @@ from shared.schemas import (
     RunMark,
     Trace,
     UiEvent,
+    decode,
     derive_id,
 )
 from shared.topics import Room, Topic
@@ -69,6 +71,7 @@ _MINE_SHARE = 10  # … and at least this fraction (1 / n) of it
 _SAME = 0.5  # likeness from which on a finding is a known routine
 _STAYS, _ENTERS = 0.7, 0.9  # coverage below which a step leaves, from which on a new one enters
 _TICK_S = 1.0
+_PAGE = 500
 
 _ACTIONS = Counter("wat_task_learner_actions_total", "events by what became of them", ["outcome"])
 _HELD = Gauge("wat_task_learner_held_events", "events that wait for a run mark to end")
@@ -109,6 +112,7 @@ CREATE TABLE IF NOT EXISTS traces(
         snapshot_bytes: Callable[[str], bytes],
     ) -> None:
         self.routines: dict[str, Known] = {}
+        self._decided: dict[str, Routine] = {}
         self._settings = settings
         self._clock = clock
         self._traces = TraceKeeper(artifacts, snapshot_bytes, settings.kept_traces)
@@ -139,6 +143,8 @@ CREATE TABLE IF NOT EXISTS traces(
             forget = ForgetRange.model_validate_json(raw)
             self._forgotten[forget.session].append(forget)
         self._load_routines()
+        if not self.routines:
+            self._decided = await self._published()
         for (user_id,) in store.query("SELECT DISTINCT user_id FROM actions"):
             memory = self._memory(user_id)
             self._await_ends(memory, memory.actions[-MAX_SPAN:])
@@ -621,7 +627,29 @@ CREATE TABLE IF NOT EXISTS traces(
 
     # ---- store ---------------------------------------------------------------------------------
 
+    async def _published(self) -> dict[str, Routine]:
+        """Return the live routines on the topic: where the store is lost, it has the decisions."""
+        found: dict[str, Routine] = {}
+        for partition, (at, end) in (await self.port.bounds(Topic.TASKS)).items():
+            while at < end and (page := await self.port.read(Topic.TASKS, partition, at, _PAGE)):
+                records = [decode(m.value, m.headers) for m in page if m.value]
+                found |= {r.routine_id: r for r in records if isinstance(r, Routine)}
+                at = page[-1].offset + 1
+        return {i: r for i, r in found.items() if r.status is not RoutineStatus.DELETED}
+
+    def _take_over(self, known: Known, decided: Routine) -> None:
+        """Decide as a person did before the store was lost."""
+        if decided.status in DECIDED:
+            known.status = decided.status
+        known.train = max(known.train, decided.train)
+        if known.support >= decided.support:  # from here on it is known what it would be called
+            del self._decided[known.routine_id]
+            known.named_by_user |= known.name != decided.name
+            known.name = decided.name
+
     def _publish(self, known: Known, effects: Effects) -> Routine:
+        if known.routine_id in self._decided:
+            self._take_over(known, self._decided[known.routine_id])
         known.record = record = known.to_record(self._clock.time_ms())
         effects.publish(record)
         effects.write(
