@@ -35,7 +35,7 @@ case ${1:?fetch, run DIR or pin} in
     sed "s#@DATA@#$data/log#; s#@PORT@#$port#g; s#@CONTROLLER@#$controller#g" \
       "$here/server.properties" > "$data/server.properties"
     [ -f "$data/log/meta.properties" ] || "${java[@]}" kafka.tools.StorageTool format --standalone \
-      --cluster-id "$(head -c 16 /dev/urandom | basenc --base64url | tr -d =)" -c "$data/server.properties" >/dev/null
+      --cluster-id="$(head -c 16 /dev/urandom | basenc --base64url | tr -d =)" -c "$data/server.properties" >/dev/null
     exec "${java[@]}" kafka.Kafka "$data/server.properties" ;;
   *) sed -n '2,4s/^# //p' "$0" >&2; exit 2 ;;
 esac
