@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shared.bus.base import Effects
-from shared.errors import ArtifactError, BusUnavailable, DigestMismatch
+from shared.errors import ArtifactError, ArtifactMissing, BusUnavailable, DigestMismatch
 from shared.store import Store
 from shared.topics import Room
 
@@ -66,12 +66,12 @@ class Artifacts:
         return digest
 
     def get(self, digest: str, owner: Room | None = None) -> bytes:
-        """Return the bytes. Raises ArtifactError where there are none, DigestMismatch."""
+        """Return the bytes. Raises ArtifactMissing, DigestMismatch."""
         path = self.path(digest, owner)
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise ArtifactError(
+            raise ArtifactMissing(
                 f"artifact {digest[:12]}… of {owner or self._owner} is gone: it was forgotten, or "
                 "its folder is not shared with this service"
             ) from error

@@ -25,7 +25,8 @@
     ├── ActuatorError            acting cannot go on: a dialog, another origin, a closed tab
     │   ├── StepRefused          the step was not begun; the screen is as it was
     │   └── StepUnverified       the step was done, and its effect cannot be seen
-    └── ArtifactError
+    └── ArtifactError            a file that is not what it should be
+        ├── ArtifactMissing
         └── DigestMismatch
 
 A message says what is wrong, which thing, and what to do. `assert` is for our own bugs.
@@ -34,6 +35,7 @@ A message says what is wrong, which thing, and what to do. `assert` is for our o
 __all__ = [
     "ActuatorError",
     "ArtifactError",
+    "ArtifactMissing",
     "BusError",
     "BusUnavailable",
     "CaptureError",
@@ -183,7 +185,15 @@ class StepUnverified(ActuatorError):
 
 
 class ArtifactError(WatError):
-    """An artifact is missing or cannot be written."""
+    """An artifact, or a file that is to become one, is not what it should be."""
+
+    status = 422
+
+
+class ArtifactMissing(ArtifactError):
+    """No file has this digest: it was forgotten, or its folder is not shared."""
+
+    status = 404
 
 
 class DigestMismatch(ArtifactError):

@@ -304,9 +304,10 @@ def _check_signature(parsed: ParsedModule, trusted_keys: Collection[bytes]) -> b
     if hashlib.sha256(body).digest() != signature.digest:
         raise DigestMismatch("module was changed after it was signed: fetch or train it again")
     if signature.public not in trusted_keys:
+        key = signature.public.hex()
         raise GrantDenied(
-            f"module is signed by the foreign key {signature.public.hex()}: approve that key if "
-            "you know whose it is"
+            f"module is signed by the foreign key {key}: if you know whose it is, "
+            f"`wat models trust {key} --name WHOSE`"
         )
     if not is_signed_by(signature.public, _SIGNED_HEAD + signature.digest, signature.signature):
         raise DigestMismatch("module's signature does not fit its key: fetch or train it again")

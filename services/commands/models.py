@@ -123,7 +123,37 @@ def import_model(
         card = trainer.upload("models/import", data, replace=str(replace).lower())
     write_line(f"agent {card['name']} ({short(card['id'])}) is {card['status']}")
     if card.get("signer"):
-        write_line(f"signed by {card['signer']}")
+        write_line(
+            f"signed by {card['signer']}; if that key is not yours the agent runs only after "
+            f"`wat models trust {card['signer']} --name WHOSE`"
+        )
+
+
+@app.command()
+def trust(
+    public_key: Annotated[str, typer.Argument(metavar="KEY", help="The signer's public key.")],
+    name: Annotated[str, typer.Option(help="Whose it is.")],
+) -> None:
+    """Let modules run that this key signed; each still asks before it acts."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        key = rooms.ask(Room.AGENT_RUNNER).post(
+            "trusted-keys", {"public_key": public_key, "name": name}
+        )
+    write_line(f"modules signed by {key['name']} ({short(key['public_key'])}) may run")
+
+
+@app.command()
+def distrust(
+    public_key: Annotated[str, typer.Argument(metavar="KEY", help="Its public key.")],
+) -> None:
+    """Let modules that this key signed run no more."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        rooms.ask(Room.AGENT_RUNNER).delete(f"trusted-keys/{public_key}")
+    write_line(f"modules signed by {short(public_key)} run no more")
 
 
 @app.command()

@@ -84,7 +84,8 @@ def record(
     else:
         write_line(_summary(ended))
         if teach is not None:
-            write_line(f"{num_shown} of {teach} shown; `wat routines` lists it")
+            kept = "`wat routines` lists it" if ended["num_published"] else "nothing was captured"
+            write_line(f"{num_shown} of {teach} shown; {kept}")
     if ended["state"] == "failed":
         raise CaptureError(f"{source} cannot be watched any more: {ended['reason']}")
 

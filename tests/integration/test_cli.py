@@ -222,6 +222,10 @@ def test_a_model_is_imported_shown_exported_and_deleted(at_home, tmp_path):
     (card,) = at_home.json("models")
     assert at_home.json("models", "show", card["id"][:6])["size_bytes"] == file.stat().st_size
     assert card["name"] in at_home.wat("models", "show", card["subject_id"])[0]
+    signer = card["signer"]
+    assert "may run" in at_home.wat("models", "trust", signer, "--name", "a colleague")[0]
+    assert "run no more" in at_home.wat("models", "distrust", signer)[0]
+    assert "64 hexadecimal" in at_home.wat("models", "trust", "ab", "--name", "x", expect=1)[1]
     exported = tmp_path / "agent.wasm"
     at_home.wat("models", "export", card["name"], str(exported))
     assert exported.read_bytes() == file.read_bytes()

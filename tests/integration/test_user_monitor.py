@@ -386,6 +386,8 @@ async def test_rest_shows_what_a_person_decides_and_what_was_captured(tmp_path):
         await room.http.post("/recording/stop")
         assert (await room.http.get(f"/sessions/{session}")).json()["num_events"] == 30
         assert len((await room.http.get("/sessions")).json()["items"]) == 1
+        assert (await room.http.get("/sessions/nope")).status_code == 404
+        assert (await room.http.get(f"/snapshots/{'0' * 64}")).status_code == 404
         seqs, cursor = [], None
         while True:
             query = {"limit": 7, "session": session, **({"cursor": cursor} if cursor else {})}
