@@ -1,8 +1,9 @@
 """The bus on Apache Kafka.
 
-The group offset is the only position; it is committed after the outputs are acknowledged and the
-store has the effects. A crash in between repeats the records: ids make that harmless. The room's
-store lies in `<state_dir>/kafka/<room>.sqlite3`.
+Outputs are acknowledged first, then the room's store takes effects and position in one transaction,
+then the group's offset follows. Reading goes on where the store stands, so a crash repeats outputs
+at most: ids make that harmless. The store lies in `<state_dir>/kafka/<room>.sqlite3`; replicas
+share that folder, one of them works and the others stand by (docs/adr/0006).
 
 Source for what is avoided: sticky assignment can leave a group stuck, and aiokafka's transactions
 are version 0 only (docs/architecture.md).
@@ -28,6 +29,7 @@ from aiokafka import (
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
     IllegalStateError,
     KafkaError,
     TopicAlreadyExistsError,
@@ -39,7 +41,7 @@ from shared import failpoints
 from shared.bus.base import FRAME_TABLES, Effects, Erased, Message, Outgoing, Place
 from shared.bus.lock import take
 from shared.clock import Clock
-from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange, WatError
+from shared.errors import BusUnavailable, ConfigError, OffsetOutOfRange, TopicLocked, WatError
 from shared.store import Store, execute_all
 from shared.topics import OWNERS, TOPICS, Room, Topic, TopicSpec, dead_letters
 
@@ -65,6 +67,16 @@ _READ_WAIT_MS = 1_000
 _METADATA_MS = 5_000
 """A topic that nobody wrote yet is noticed within this time."""
 
+_STANDBY_S = 0.25
+_NUMBERS = {
+    "partitions": 1,
+    "session_timeout_ms": 10_000,
+    "max_poll_interval_ms": 300_000,
+    "silence_ms": 30_000,
+}
+"""Options of the address and their defaults. silence_ms: a consumer that hands over nothing so
+long although there is something to read is replaced."""
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -73,19 +85,23 @@ class KafkaBus:
     """A broker."""
 
     def __init__(self, url: str, state_dir: Path, clock: Clock) -> None:
-        """Take `kafka://HOST:PORT[,…][?partitions=N&user=NAME&password_file=PATH]`.
+        """Take `kafka://HOST:PORT[,…][?NAME=VALUE&…]` with the names that the error lists.
 
         Raises ConfigError.
         """
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self._partitions = options.pop("partitions", "1")
+        numbers = {name: options.pop(name, str(value)) for name, value in _NUMBERS.items()}
         user, password_file = options.pop("user", None), options.pop("password_file", None)
-        if options or not self._partitions.isdigit() or (user is None) != (password_file is None):
+        standby = options.pop("standby", "no")
+        wrong = options or standby not in ("yes", "no") or (user is None) != (password_file is None)
+        if wrong or not all(text.isdigit() and int(text) > 0 for text in numbers.values()):
             raise ConfigError(
-                f"WAT_BUS_URL={url}: after ? only partitions=N, and user=NAME together with "
-                "password_file=PATH, are known"
+                f"WAT_BUS_URL={url}: after ? only {'=N, '.join(numbers)}=N, standby=yes, and "
+                "user=NAME together with password_file=PATH, are known"
             )
+        self._numbers = {name: int(text) for name, text in numbers.items()}
+        self._standby = standby == "yes"
         self._client: dict[str, Any] = {"bootstrap_servers": parts.netloc}
         if user is not None and password_file is not None:
             self._client |= {
@@ -105,15 +121,17 @@ class KafkaBus:
     ) -> "KafkaPort":
         """See Bus.open_port."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = await take(self._folder / f"{room}.lock", f"the store of {room}", address)
+        lock = await self._take(room, address)
         store: Store | None = None
         try:
             await self._make_topics([*OWNERS[room], *inputs, dead_letters(room)])
-            store = Store(self._folder / f"{room}.sqlite3", FRAME_TABLES + tables)
             instance = self._instance(room)
+            await self._refuse_second(room, instance)
+            store = Store(self._folder / f"{room}.sqlite3", FRAME_TABLES + tables)
             subscription = None
             if inputs:
-                subscription = await self._subscribe(str(room), [str(t) for t in inputs], instance)
+                topics = [str(topic) for topic in inputs]
+                subscription = await self._subscribe(str(room), topics, instance, store)
         except BaseException:
             if store is not None:
                 store.close()
@@ -126,7 +144,7 @@ class KafkaBus:
     async def subscribe(self, group: str, topics: Sequence[str]) -> "KafkaSubscription":
         """See Bus.subscribe."""
         await self._make_topics(topics)
-        subscription = await self._subscribe(group, topics, None)
+        subscription = await self._subscribe(group, topics, None, None)
         self._open.append(subscription)
         return subscription
 
@@ -192,24 +210,75 @@ class KafkaBus:
         )
 
     async def _subscribe(
-        self, group: str, topics: Sequence[str], instance: str | None
+        self, group: str, topics: Sequence[str], instance: str | None, store: Store | None
     ) -> "KafkaSubscription":
-        consumer = await _started(
-            lambda: AIOKafkaConsumer(
-                **self._client,
-                group_id=group,
-                group_instance_id=instance,
-                auto_offset_reset="earliest",
-                enable_auto_commit=False,
-                partition_assignment_strategy=(RoundRobinPartitionAssignor,),
-                max_partition_fetch_bytes=4 * 1024 * 1024,
-                metadata_max_age_ms=_METADATA_MS,
-                request_timeout_ms=_REQUEST_MS,
+        async def join(listener: "KafkaSubscription") -> AIOKafkaConsumer:
+            consumer = await _started(
+                lambda: AIOKafkaConsumer(
+                    **self._client,
+                    client_id=instance or "wat",
+                    group_id=group,
+                    group_instance_id=instance,
+                    auto_offset_reset="earliest",
+                    enable_auto_commit=False,
+                    partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+                    max_partition_fetch_bytes=4 * 1024 * 1024,
+                    metadata_max_age_ms=_METADATA_MS,
+                    request_timeout_ms=_REQUEST_MS,
+                    session_timeout_ms=self._numbers["session_timeout_ms"],
+                    heartbeat_interval_ms=self._numbers["session_timeout_ms"] // 3,
+                    max_poll_interval_ms=self._numbers["max_poll_interval_ms"],
+                )
             )
-        )
-        subscription = KafkaSubscription(consumer, topics)
-        consumer.subscribe(list(topics), listener=subscription)
+            consumer.subscribe(list(topics), listener=listener)
+            return consumer
+
+        subscription = KafkaSubscription(join, topics, store, self._numbers["silence_ms"] / 1000)
+        await subscription.join()
         return subscription
+
+    async def _take(self, room: Room, address: str) -> int:
+        """Take the room's store; a stand-by waits for it. Raises TopicLocked."""
+        waiting = False
+        while True:
+            try:
+                return await take(self._folder / f"{room}.lock", f"the store of {room}", address)
+            except TopicLocked:
+                if not self._standby:
+                    raise
+            if not waiting:
+                _log.info("standing by for %s", room)
+            waiting = True
+            await asyncio.sleep(_STANDBY_S)
+
+    async def _refuse_second(self, room: Room, instance: str) -> None:
+        """Raise TopicLocked where another replica has the room's store in another folder.
+
+        One that has just died counts as a member until its session times out.
+        """
+        deadline = time.monotonic() + self._numbers["session_timeout_ms"] / 1000 + _STOP_LIMIT_S
+        admin = await _started(lambda: AIOKafkaAdminClient(**self._client))
+        try:
+            while (others := await self._members(admin, room)) is None or others - {instance}:
+                if time.monotonic() >= deadline and others is not None:
+                    raise TopicLocked(
+                        f"another process runs {room} on this broker with a store of its own "
+                        f"({', '.join(sorted(others - {instance}))}): stop it, or give both the "
+                        "same WAT_DATA_DIR and this one standby=yes in WAT_BUS_URL"
+                    )
+                await asyncio.sleep(_STANDBY_S)
+        finally:
+            await admin.close()
+
+    async def _members(self, admin: AIOKafkaAdminClient, room: Room) -> set[str] | None:
+        """Return the names of those who read as `room`; None while a new broker cannot tell."""
+        try:
+            found = await admin.describe_consumer_groups([str(room)])
+        except GroupCoordinatorNotAvailableError:
+            return None
+        except (KafkaError, OSError) as error:
+            raise BusUnavailable(f"the broker does not answer ({error!r})") from error
+        return {member[1] for answer in found for group in answer.groups for member in group[5]}
 
     def _instance(self, room: Room) -> str:
         """Return the name of this replica in its group: its own, and the same at each start.
@@ -227,7 +296,8 @@ class KafkaBus:
         dead = {dead_letters(room) for room in Room}
         wanted = [_named(name, 1, _DEAD_CONFIG) for name in names if name in dead]
         known = [topic for topic in TOPICS if str(topic) in names]
-        wanted += [_new_topic(topic, TOPICS[topic], int(self._partitions)) for topic in known]
+        num_partitions = self._numbers["partitions"]
+        wanted += [_new_topic(topic, TOPICS[topic], num_partitions) for topic in known]
         admin = await _started(lambda: AIOKafkaAdminClient(**self._client))
         try:
             answer = await _asked(admin.create_topics(wanted))
@@ -257,18 +327,43 @@ class KafkaBus:
 class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
     """A group member."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, topics: Sequence[str]) -> None:
-        self._consumer = consumer
+    def __init__(
+        self,
+        join: Callable[["KafkaSubscription"], Awaitable[AIOKafkaConsumer]],
+        topics: Sequence[str],
+        store: Store | None,
+        silence_s: float,
+    ) -> None:
+        """Read for the room whose `store` this is, if it is a room that reads."""
+        self.num_revived = 0
+        self._join = join
+        self._consumer: AIOKafkaConsumer
         self._topics = list(topics)
+        self._store = store
+        self._silence_s = silence_s
+        self._heard_s = time.monotonic()
         self._held: list[Message] = []
         self._next: dict[TopicPartition, int | None] = {}  # None: a new group
+        self._settled: set[TopicPartition] = set()
+        self._reapply: dict[TopicPartition, int] = {}  # up to where others know the outputs
+
+    async def join(self) -> None:
+        """Become a member. Raises BusUnavailable."""
+        self._consumer = await self._join(self)
 
     def on_partitions_revoked(self, revoked: object) -> None:
         """Forget where reading was; see aiokafka's ConsumerRebalanceListener."""
-        self._next.clear()
+        self._forget_places()
 
     def on_partitions_assigned(self, assigned: object) -> None:
-        """Do nothing: reading begins at the committed offset."""
+        """Do nothing: where to begin is looked up before the first fetch."""
+
+    def reapplies(self, positions: Mapping[Place, int]) -> bool:
+        """Tell whether what leads to these positions was handled, and published, before."""
+        return bool(self._reapply) and all(
+            following <= self._reapply.get(TopicPartition(*place), 0)
+            for place, following in positions.items()
+        )
 
     async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
         """See Subscription.poll.
@@ -279,14 +374,20 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         deadline = time.monotonic() + timeout_s
         *leading, last = self._topics
         while True:
+            await self._settle()
             if not self._held:
                 left_ms = max(0, int((deadline - time.monotonic()) * 1000))
                 wait_ms = min(left_ms, _LEADING_WAIT_MS) if leading else left_ms
                 self._held = await self._fetch([last], wait_ms, max_records)
             if news := await self._leading_news(leading, max_records):
+                self._heard_s = time.monotonic()
                 return news
             if self._held or time.monotonic() >= deadline:
                 held, self._held = self._held, []
+                if held:
+                    self._heard_s = time.monotonic()
+                elif self._store is not None:
+                    await self._revive()
                 return held
 
     async def commit(self, positions: Mapping[Place, int]) -> None:
@@ -296,8 +397,9 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
 
     async def rewind(self) -> None:
         """See Subscription.rewind."""
-        self._held = []
-        self._next.clear()
+        self._forget_places()
+        if self._store is not None:
+            return  # the next poll settles where to go on
         for place in self._consumer.assignment():
             committed = await _asked(self._consumer.committed(place))
             try:
@@ -328,6 +430,9 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         if not places:  # no assignment yet: getmany without partitions waits for one
             await asyncio.sleep(min(wait_ms, 50) / 1000)
             return []
+        again = next((place for place in places if place in self._reapply), None)
+        if again is not None:
+            return await self._fetch_again(again, limit)
         try:
             got = await _asked(
                 self._consumer.getmany(*places, timeout_ms=wait_ms, max_records=limit)
@@ -336,6 +441,69 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             return []
         await self._check_not_overtaken(got)
         return [_message(record) for found in got.values() for record in found]
+
+    async def _fetch_again(self, place: TopicPartition, limit: int) -> list[Message]:
+        """Return messages that were handled before; none once all have been read again."""
+        end = self._reapply[place]
+        got = await _asked(
+            self._consumer.getmany(place, timeout_ms=_READ_WAIT_MS, max_records=limit)
+        )
+        records = got.get(place, [])
+        again = [_message(record) for record in records if record.offset < end]
+        if len(again) < len(records):
+            self._consumer.seek(place, end)
+            self._next[place] = end
+        if not again:
+            del self._reapply[place]
+        return again
+
+    async def _settle(self) -> None:
+        """Go on where the room's store stands, in partitions that are newly ours.
+
+        The store is written before the group's offset, so it is ahead of it or equal. One that is
+        behind was lost, or put back from a copy: what it lacks is handled again, unpublished.
+        """
+        if self._store is None:
+            return
+        rows: list[Any] = []
+        for place in self._consumer.assignment() - self._settled:
+            rows = rows or self._store.query("SELECT topic, partition, next FROM positions")
+            at = (place.topic, place.partition)
+            stored = next((row[2] for row in rows if row[:2] == at), None)
+            committed = await _asked(self._consumer.committed(place))
+            try:
+                if stored is not None:
+                    self._consumer.seek(place, stored)
+                else:
+                    await _asked(self._consumer.seek_to_beginning(place))
+            except IllegalStateError:  # a rebalance took it
+                continue
+            if committed is not None and committed > (stored or 0):
+                _log.warning("the store is behind the group: handling again what it lacks")
+                self._reapply[place] = committed
+            self._next[place] = stored
+            self._settled.add(place)
+
+    async def _revive(self) -> None:
+        """Replace a consumer that hands over nothing though there is something to read."""
+        if time.monotonic() - self._heard_s < self._silence_s:
+            return
+        places = list(self._consumer.assignment())
+        ends = await _asked(self._consumer.end_offsets(places)) if places else {}
+        behind = [p for p in places if await self._consumer.position(p) < ends[p]]
+        self._heard_s = time.monotonic()
+        if behind or not places:
+            self.num_revived += 1
+            _log.warning("the consumer has gone silent: it is replaced")
+            self._forget_places()
+            await _stopped(self._consumer)
+            await self.join()
+
+    def _forget_places(self) -> None:
+        self._held = []
+        self._next.clear()
+        self._settled.clear()
+        self._reapply.clear()
 
     async def _check_not_overtaken(self, got: Mapping[TopicPartition, Sequence[Any]]) -> None:
         """Raise OffsetOutOfRange where records are missing that no compaction has taken.
@@ -410,6 +578,11 @@ class KafkaPort:
     async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
         """See Port.commit: outputs acknowledged, then the store, then the group's offset."""
         outgoing = effects.outgoing + [_dead(self.room, letter) for letter in effects.dead]
+        again = False
+        if positions and self._subscription is not None:
+            again = self._subscription.reapplies(positions)
+        if again:
+            outgoing = []
         failpoints.reach("handled")
         if outgoing:
             await self._send(outgoing)
@@ -425,7 +598,7 @@ class KafkaPort:
 
             await self.store.write(change)
             failpoints.reach("written")
-        if positions:
+        if positions and not again:
             assert self._subscription is not None
             await self._subscription.commit(positions)
 
