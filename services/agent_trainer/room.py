@@ -101,8 +101,9 @@ class AgentTrainer:
     def _learn_of(self, routine: Routine, effects: Effects) -> None:
         before = self._trained.get(routine.routine_id)
         if routine.status is RoutineStatus.DELETED:
+            if before is not None:
+                self._forget_model(before, False, effects)
             self._let_go(routine.routine_id, ModelStatus.DELETED, "its routine is gone", effects)
-            rows.delete_trainings(routine.routine_id, effects)
             return
         if before is not None and routine.num_forgotten > before.num_forgotten:
             left = {(t.session, t.started_ms) for t in routine.traces} & set(before.traces)
@@ -196,8 +197,8 @@ class AgentTrainer:
         """Take back a model with all that tells of its data; it is deleted where none is left."""
         status = ModelStatus.RETIRED if has_left else ModelStatus.DELETED
         reason = "what it was learned from was forgotten"
-        if self.library.find(entry.routine_id) is not None:
-            count_forgotten(effects, "models")
+        count_forgotten(effects, "trainings")
+        count_forgotten(effects, "models", int(self.library.find(entry.routine_id) is not None))
         self._let_go(entry.routine_id, status, reason, effects)
         rows.delete_trainings(entry.routine_id, effects)
 
