@@ -24,7 +24,7 @@ MIN_SUPPORT = 9
 """Of the twelve chores in the log."""
 
 _KILL = """for folder in /proc/[0-9]*; do
-  read -r name < "$folder/comm" && [ "$name" = wat ] && kill -9 "${folder#/proc/}"
+  read -r name < "$folder/comm" && [ "$name" = "$0" ] && kill -9 "${folder#/proc/}"
 done 2>/dev/null"""
 _ORDERS = "/tmp/orders.json"  # noqa: S108 — in the desk's container
 _ENDED = ("done", "stopped", "failed", "cancelled", "in-doubt")
@@ -87,21 +87,28 @@ class Stack:
         except (OSError, http.client.HTTPException):
             return False
 
-    def kill(self, room: str) -> None:
-        """Kill the room's process with -9 and wait until its container runs it again."""
-        container = self.compose("ps", "-q", room).strip()
-        before = _restarts(container)
-        self.compose("exec", "-T", room, "bash", "-c", _KILL, check=False)
+    def kill(self, service: str, process: str = "wat") -> None:
+        """Kill the service's process with -9 and wait until its container runs it again."""
+        container = self.compose("ps", "-q", service).strip()
+        before = _inspect(container, "{{.RestartCount}}")
+        self.compose("exec", "-T", service, "bash", "-c", _KILL, process, check=False)
         began = time.monotonic()
-        until(f"{room} restarted", lambda: _restarts(container) > before or None, 30)
-        until(f"{room} ready again", lambda: self.is_ready(room) or None, 90)
-        say(f"{room}: killed with -9, ready again after {time.monotonic() - began:.1f} s")
+
+        def again() -> bool | None:
+            if _inspect(container, "{{.RestartCount}}") == before:
+                return None
+            if service in PORTS:
+                return self.is_ready(service) or None
+            return _inspect(container, "{{.State.Health.Status}}") == "healthy" or None
+
+        until(f"{service} was ready again", again, 120)
+        say(f"{service}: killed with -9, ready again after {time.monotonic() - began:.1f} s")
 
 
-def _restarts(container: str) -> int:
-    command = ["docker", "inspect", "-f", "{{.RestartCount}}", container]
+def _inspect(container: str, what: str) -> str:
+    command = ["docker", "inspect", "-f", what, container]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return int(done.stdout)
+    return done.stdout.strip()
 
 
 def until(what: str, found: Callable[[], Any], timeout_s: float) -> Any:
@@ -265,6 +272,7 @@ def main() -> int:
         start(stack)
         watch(stack, log)
         routine = learn(stack)
+        stack.kill("kafka", "java")
         train(stack, routine)
         act(stack, routine)
     except (CheckError, OSError) as error:
