@@ -436,6 +436,19 @@ async def test_nothing_is_watched_where_its_demonstration_cannot_begin(tmp_path)
         assert (await room.http.get("/recording")).json()["recordings"] == []
 
 
+@pytest.mark.parametrize("source", ["input", "window"])
+async def test_a_missing_display_stops_that_source_alone(tmp_path, monkeypatch, source):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ALL_VALUES)
+        refused = await room.http.post("/recording/start", json={"source": source})
+        assert refused.status_code == 503
+        assert refused.json()["title"] == "NoDisplay"
+        assert "DISPLAY" in refused.json()["detail"]
+        await room.replayed(log(3))
+        assert len(await room.events()) == 3
+
+
 async def test_attaching_needs_a_consent_by_name(tmp_path):
     async with Room(tmp_path) as room:
         await room.monitor.allow(ALL_VALUES)
