@@ -25,6 +25,7 @@ class RunnerSettings(RoomSettings):
     headless: bool = Field(True, description="whether the agent's own Chromium shows no window")
     attach: str = Field(
         "",
+        pattern=r"^(https?://(127\.0\.0\.1|localhost|\[::1\]):\d+/?)?$",
         description="http://127.0.0.1:PORT of a running Chromium's debugging port to act in, "
         "instead of one of our own; any program on this machine can reach such a port",
     )

@@ -17,7 +17,7 @@ _KEY_BYTES = 32
 def load_key(path: Path, data_dir: Path) -> bytes:
     """Return the key at `path`; it is made where there is none.
 
-    Raises ConfigError where the path lies in the data folder or holds no key.
+    Raises ConfigError where the path lies in the data folder, holds no key or others can read it.
     """
     if path.resolve().is_relative_to(data_dir.resolve()):
         raise ConfigError(
@@ -34,6 +34,8 @@ def load_key(path: Path, data_dir: Path) -> bytes:
                 f"{path} holds {len(key)} bytes instead of a key of {_KEY_BYTES}: restore or "
                 "delete it (hashes recorded so far then match no new ones)"
             ) from None
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"hash key {path} can be read by others: chmod 600 it") from None
         return key
     return _write_new(handle)
 

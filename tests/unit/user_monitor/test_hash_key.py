@@ -23,3 +23,11 @@ def test_a_damaged_key_is_not_replaced_silently(tmp_path):
     with pytest.raises(ConfigError, match="5 bytes"):
         load_key(path, tmp_path / "data")
     assert path.read_bytes() == b"short"
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path):
+    path = tmp_path / "hash.key"
+    load_key(path, tmp_path / "data")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_key(path, tmp_path / "data")
