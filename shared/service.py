@@ -37,6 +37,7 @@ _POLL_S = 1.0
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
 _MAINTAIN_EVERY_S = 60.0
 _LAG_EVERY_S = 5.0
+_LETTERS_MS = 14 * 24 * 3600 * 1000
 _DRAIN_S = 10.0
 """How long a room may take to finish what is under way; a broker that is away must not hold it."""
 
@@ -353,10 +354,19 @@ class Service:
                 next_round_s = time.monotonic() + _MAINTAIN_EVERY_S
                 try:
                     await self.port.maintain(self._clock.time_ms())
+                    await self._drop_old_letters()
                     artifacts.collect(self.port.store, self._clock.time_ms() / 1000)
                 except (BusUnavailable, OSError) as error:
                     _log.warning("maintenance waits: %s", type(error).__name__)
             await _pause(_LAG_EVERY_S, stop)
+
+    async def _drop_old_letters(self) -> None:
+        """Keep dead letters no longer than the events that they may hold."""
+        before_ms = self._clock.time_ms() - _LETTERS_MS
+        if self.port.store.query("SELECT 1 FROM dead_letters WHERE time_ms < ?", (before_ms,)):
+            effects = Effects(self.room)
+            effects.write("DELETE FROM dead_letters WHERE time_ms < ?", (before_ms,))
+            await self.port.commit(effects)
 
     def _measure_lag(self) -> None:
         by_topic: dict[str, int] = dict.fromkeys(map(str, self.logic.inputs), 0)

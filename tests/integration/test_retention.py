@@ -1,5 +1,6 @@
 """30 days pass: what is kept ends within what may be kept, on disk and in every table."""
 
+import asyncio
 import subprocess
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from services.task_learner.main import Settings as LearnerSettings
 from services.task_learner.main import build as build_learner
 from shared.artifacts import Artifacts
-from shared.bus import Effects, open_bus
+from shared.bus import Effects, Message, open_bus
 from shared.clock import FakeClock
 from shared.schemas import UiEvent, decode
 from shared.service import Service
@@ -83,4 +84,28 @@ async def test_thirty_days_end_within_the_cap(tmp_path):
     assert len(routine.traces) <= 200
     for port in (service.port, monitor, runner):
         await port.close()
+    await bus.close()
+
+
+async def test_dead_letters_are_kept_no_longer_than_events(tmp_path):
+    clock = FakeClock()
+    common = CommonSettings(data_dir=tmp_path / "data", config_dir=tmp_path / "config")
+    common.make_folders()
+    bus = open_bus(common.bus, common.data_dir, clock)
+    service = Service(*build_learner(LearnerSettings(), common, clock), common, clock)
+    await service.open(bus, "")
+    for text in ("old", "new"):
+        effects = Effects(Room.TASK_LEARNER)
+        message = Message(Topic.RAW_EVENTS, 0, len(text), b"ada", text.encode(), (), 1)
+        effects.dead_letter(message._replace(offset=clock.time_ms()), "torn", clock.time_ms())
+        await service.port.commit(effects)
+        clock.advance(13 * DAY_MS)
+    stop = asyncio.Event()
+    running = asyncio.create_task(service.run(stop))
+    letters = "SELECT value FROM dead_letters"
+    async with asyncio.timeout(60):
+        while service.port.store.query(letters) != [(b"new",)]:
+            await asyncio.sleep(0.02)
+    stop.set()
+    await running
     await bus.close()
