@@ -8,6 +8,7 @@ application's database.
 import asyncio
 import gzip
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -294,12 +295,13 @@ def _measured(figures: Figures) -> list[tuple[str, str]]:
 
 
 def _closer(folder: Path, figures: Figures, card: dict[str, Any]) -> list[tuple[str, str]]:
+    wat = Path(sys.executable).with_name("wat")
     variables = f"WAT_DATA_DIR={folder / 'data'} WAT_CONFIG_DIR={folder / 'config'}"
     digest = card["artifact"]
     module = folder / "data" / "artifacts" / "agent-trainer" / digest[:2] / digest
     return [
-        ("Routine", f"{variables} wat routines show {figures.routine_id}"),
-        ("Runs", f"{variables} wat runs list"),
-        ("REST", f"{variables} wat up   (REST is at the address it prints)"),
+        ("Routine", f"{variables} {wat} routines show {figures.routine_id}"),
+        ("Runs", f"{variables} {wat} runs list"),
+        ("REST", f"{variables} {wat} up   (REST is at the address it prints)"),
         ("Module", str(module)),
     ]
