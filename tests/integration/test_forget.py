@@ -6,6 +6,7 @@ data folder afterwards is these words.
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -79,11 +80,13 @@ class Office:
         }
         self.flowed = 0
 
-    async def open(self, rooms=tuple(Room)) -> None:
+    async def open(self, rooms=tuple(Room), *, works=False) -> None:
         self.common.make_folders()
         clock = SystemClock()
         self.services = {
-            room: build_service(room, self.common, clock, works=room is not Room.AGENT_TRAINER)
+            room: build_service(
+                room, self.common, clock, works=works or room is not Room.AGENT_TRAINER
+            )
             for room in rooms
         }
         self.stop = asyncio.Event()
@@ -124,8 +127,8 @@ class Office:
         [mine] = [r for r in state["recordings"] if r["id"] == recording_id]
         return mine["num_published"] == count
 
-    async def until(self, what):
-        async with asyncio.timeout(WAIT_S):
+    async def until(self, what, limit_s=WAIT_S):
+        async with asyncio.timeout(limit_s):
             while not (found := await what()):
                 await asyncio.sleep(0.05)
         return found
@@ -202,10 +205,10 @@ class Office:
 
 
 @contextlib.asynccontextmanager
-async def office(tmp_path, monkeypatch, url: str = ""):
+async def office(tmp_path, monkeypatch, url: str = "", *, works: bool = False):
     monkeypatch.setattr(shared.artifacts, "_FRESH_S", 0.5)
     here = Office(tmp_path, url)
-    await here.open()
+    await here.open(works=works)
     try:
         consent = {"source": "replay", "level": "values"}
         await here.post("user-monitor/consents", consent)
@@ -409,3 +412,58 @@ async def test_a_log_bus_reads_what_is_left(tmp_path, monkeypatch):
         assert await tail.poll(500, 0.5) == []
         assert await here.events(bus) == []
         await bus.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_an_agent_is_trained_again_without_what_was_forgotten(tmp_path, monkeypatch):
+    with gzip.open(ROOT / "tests" / "data" / "desk_watched.jsonl.gz", "rt") as file:
+        content = file.read()
+    lines = [json.loads(line) for line in content.splitlines()]
+    events = [line for line in lines if "action" in line]
+    first = events[len(events) * 3 // 4]["seq"]
+    kept = [e for e in events if e["seq"] < first]
+    screens = {e.get("snapshot") for e in kept}
+    kept += [line for line in lines if "action" not in line and line["digest"] in screens]
+    values = {_value(e) for e in events if e["seq"] >= first}
+    gone = sorted(
+        v for v in values if len(v) >= 8 and v not in json.dumps(kept, ensure_ascii=False)
+    )
+    assert gone
+    async with office(tmp_path, monkeypatch, works=True) as here:
+        started = await here.post("user-monitor/replay", {"content": content})
+        await here.until(lambda: here._published(started["id"], len(events)))
+
+        async def ready(other_than=None):
+            cards = (await here.get("agent-trainer/models"))["items"]
+            found = [c for c in cards if c["status"] == "ready" and c["id"] != other_than]
+            return found[0] if found else None
+
+        async def proposed():
+            found = await here.routines()
+            return [r for r in found if r["status"] == "proposed" and r["support"] >= 5]
+
+        [routine] = await here.until(proposed)
+        await here.post(f"task-learner/routines/{routine['routine_id']}/approve")
+        card = await here.until(ready, 400)
+        assert any(here.files_with(text) for text in gone)
+        place = {
+            "source": "replay", "session": started["session"],
+            "first_seq": first, "last_seq": events[-1]["seq"],
+        }  # fmt: skip
+        deleted = await here.forget(application="none", places=[place])
+        assert deleted[Room.AGENT_TRAINER]["models"] == 1
+        assert {text: here.files_with(text) for text in gone if here.files_with(text)} == {}
+        again = await here.until(lambda: ready(card["id"]), 400)
+        assert again["routine_revision"] > card["routine_revision"]
+        module = tmp_path / "data" / "artifacts" / Room.AGENT_RUNNER / again["artifact"][:2]
+        assert (module / again["artifact"]).exists()
+        assert not (module.parent / card["artifact"][:2] / card["artifact"]).exists()
+        await here.forget(everything=True)
+        assert list((tmp_path / "data" / "artifacts").glob("*/??/*")) == []
+        assert (await here.get("agent-trainer/models"))["items"] == []
+        assert (await here.get("agent-runner/models"))["items"] == []
+
+
+def _value(event) -> str:
+    return (event.get("value") or {}).get("clear") or ""
