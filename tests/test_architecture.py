@@ -141,8 +141,9 @@ def test_a_module_lists_its_public_names(path: Path) -> None:
         assert listed <= public | defined | imported
 
 
-def test_every_file_the_architecture_names_exists() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/privacy.md"])
+def test_every_file_a_document_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
     names = {word.strip("`.,;:()") for word in text.split() if word.strip("`.,;:()").count("/")}
     named = {n for n in names if n.startswith(("shared/", "services/", "demo/", "tests/", "docs/"))}
     assert named, "the document names no file"

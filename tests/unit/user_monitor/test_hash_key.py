@@ -1,6 +1,6 @@
 import pytest
 
-from services.user_monitor.hash_key import load_key
+from services.user_monitor.hash_key import load_key, renew_key
 from shared.errors import ConfigError
 
 
@@ -31,3 +31,13 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         load_key(path, tmp_path / "data")
+
+
+def test_a_renewed_key_replaces_the_old_one_and_leaves_no_copy(tmp_path):
+    path = tmp_path / "config" / "hash.key"
+    old = load_key(path, tmp_path / "data")
+    new = renew_key(path)
+    assert new != old
+    assert load_key(path, tmp_path / "data") == new
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in path.parent.iterdir()] == ["hash.key"]
