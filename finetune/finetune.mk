@@ -14,8 +14,12 @@ $(FT_READY): $(FT)/requirements.txt requirements/uv.txt
 	@test -x $(FT_PY) || $(PYTHON) -m venv $(FT_VENV)
 	@$(FT_PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@echo "installing the fine-tuning packages (the first time: about 5.6 GB, most of it PyTorch)"
-	@$(FT_UV) pip install -q --python $(FT_PY) $(if $(FT_TORCH_BACKEND),--torch-backend=$(FT_TORCH_BACKEND),--require-hashes) \
-	  --no-deps -r $(FT)/requirements.txt
+ifeq ($(FT_TORCH_BACKEND),)
+	@$(FT_UV) pip install -q --python $(FT_PY) --require-hashes --no-deps -r $(FT)/requirements.txt
+else
+	@$(FT_UV) pip install -q --python $(FT_PY) --torch-backend=$(FT_TORCH_BACKEND) --no-verify-hashes \
+	  --override $(FT)/overrides.txt --constraint $(FT)/requirements.txt -r $(FT)/requirements.in
+endif
 	@touch $@
 
 finetune: $(FT_READY) ## train the code assistant on FT_SOURCE (this repository): data, training, report, export

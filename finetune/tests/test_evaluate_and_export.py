@@ -17,7 +17,7 @@ from convert_base import load_base
 @pytest.fixture(scope="module")
 def run(base, dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    main.main(options(base, dataset, out, max_steps=30, lr=3e-3))
+    main.main(options(base, dataset, out, max_steps=30, lr=1e-2, fim_rate=0.2))
     return out
 
 
