@@ -33,6 +33,7 @@ __all__ = [
     "get_run",
     "gone_runs",
     "is_outcome",
+    "last_begun_ms",
     "list_records",
     "list_runs",
     "new_run",
@@ -203,6 +204,13 @@ def get_record(store: Store, run_id: str, index: int) -> RecordRow:
     if not found or found[0].record_index != index:
         raise NotFound(f"run {run_id} has no record {index}")
     return found[0]
+
+
+def last_begun_ms(store: Store, run_id: str) -> int | None:
+    """Return when the run began its newest record, or None where it began none."""
+    rows = store.query("SELECT max(started_ms) FROM records_worked WHERE run_id = ?", (run_id,))
+    last: int | None = rows[0][0]
+    return last
 
 
 def list_records(store: Store, run_id: str, after: int, limit: int) -> list[RecordRow]:

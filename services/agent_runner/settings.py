@@ -38,6 +38,9 @@ class RunnerSettings(RoomSettings):
     settle_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = Field(
         3_000, description="how long a page may take to stand still after a step"
     )
+    resume_limit_min: Annotated[int, Field(ge=0, le=1440)] = Field(
+        10, description="how long after a record began a run that a crash cut off may go on; min"
+    )
     retention_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         14, description="days that a run, its records and its evidence are kept"
     )

@@ -103,6 +103,9 @@ class RunWork:
             await self._end_first(Ending(run.state, run.reason))
             runs.set_run_state(run.run_id, run.state, run.reason, self.clock.time_ms(), effects)
             return effects
+        if (reason := self._too_late()) is not None:
+            await self._end_first(Ending(RunState.STOPPED, reason))
+            return self._end()
         runs.set_run_state(run.run_id, RunState.RUNNING, None, self.clock.time_ms(), effects)
         await self.port.commit(effects)
         marks = Marks(self.port, self.clock, user_id=run.user_id, run_id=run.run_id)
@@ -125,6 +128,22 @@ class RunWork:
                 await brain.close()
             await marks.close()
         return self._end()
+
+    def _too_late(self) -> str | None:
+        """Say why a run that was cut off does not go on; None: it may, or it never began.
+
+        Days later nobody expects an agent to act.
+        """
+        last_ms = runs.last_begun_ms(self.port.store, self.run.run_id)
+        if self.run.state is not RunState.RUNNING or last_ms is None:
+            return None
+        minutes = (self.clock.time_ms() - last_ms) / 60_000
+        if minutes <= self.settings.resume_limit_min:
+            return None
+        return (
+            f"it was cut off and {minutes:.0f} min have passed since its last record began: ask "
+            "for the records that are left once more"
+        )
 
     def _granted_ops(self) -> list[str]:
         """Return what the module may import at all; origins are checked at each step."""

@@ -381,14 +381,14 @@ class BrowserActuator:
         else:
             await keyboard.type(text)
         await self._read_back(item, element, lambda held: holds(held, text, kind))
-        return f'typed "{text}" into {in_words(item)}'
+        return f"typed into {in_words(item)}"
 
     async def _type_date(self, item: PageElement, element: int, kind: str, text: str) -> str:
         """Type digits in the order the browser's locale wants, which only trying tells."""
         form, orders = DATE_FORMS[kind]
         parts = date_parts(form, text)
         if parts is None:
-            raise StepRefused(f'{in_words(item)} takes an ISO 8601 {kind}, not "{text}"')
+            raise StepRefused(f"{in_words(item)} takes an ISO 8601 {kind}, which the value is not")
         await self.ask("locate", element)  # covered, disabled
         held = None
         for order in orders:
@@ -402,8 +402,8 @@ class BrowserActuator:
                     await self._page.keyboard.press("ArrowRight")
             held = (await self.ask("field", element))["value"]
             if held == text.strip():
-                return f'typed "{text}" into {in_words(item)}'
-        raise StepUnverified(f'{in_words(item)} holds "{held}" after typing "{text}"')
+                return f"typed into {in_words(item)}"
+        raise StepUnverified(f"{in_words(item)} holds something else than was typed")
 
     async def _select(self, item: PageElement, element: int, text: str) -> str:
         """Choose by keys in the open list: one change event, as a person causes it."""
@@ -413,7 +413,7 @@ class BrowserActuator:
         options: list[Reading] = field["options"]
         wanted = option_reading(options, text, in_words(item))
         now = next((i for i, option in enumerate(options) if option["selected"]), None)
-        note = f'chose "{text}" in {in_words(item)}'
+        note = f"chose an option of {in_words(item)}"
         if now == wanted:
             return f"{note} (it was chosen already)"
         await self.ask("locate", element)  # covered, disabled
@@ -444,7 +444,7 @@ class BrowserActuator:
             if fits(held):
                 return
             await asyncio.sleep(_POLL_S)
-        raise StepUnverified(f'{in_words(item)} holds "{held[:200]}" after it was filled in')
+        raise StepUnverified(f"{in_words(item)} holds something else than was filled in")
 
 
 async def _tab_of(browser: Browser, surface: str | None) -> Tab:

@@ -57,8 +57,8 @@ def option_reading(options: Sequence[dict[str, Any]], text: str, where: str) -> 
         found = [i for i, option in enumerate(options) if form(option["text"]) == form(wanted)]
         if len(found) == 1:
             if options[found[0]]["disabled"]:
-                raise StepRefused(f'the option "{text}" of {where} is disabled')
+                raise StepRefused(f"the wanted option of {where} is disabled")
             return found[0]
         if found:
-            raise StepRefused(f'{len(found)} options of {where} read "{text}"')
-    raise StepRefused(f'{where} has no option "{text}"')
+            raise StepRefused(f"{len(found)} options of {where} read the same")
+    raise StepRefused(f"{where} does not have the wanted option")

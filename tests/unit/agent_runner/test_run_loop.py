@@ -248,3 +248,19 @@ async def test_a_run_cut_off_before_its_first_act_begins_anew(room):
     await room.begin()
     assert (await room.ended(asked.run_id)).state is RunState.DONE
     assert len(room.desk.orders) == 1
+
+
+async def test_a_run_cut_off_long_ago_does_not_go_on_by_itself(room, monkeypatch):
+    cut = asyncio.Event()
+    room.desk.after["click Save"] = cut
+    asked = await room.logic.ask(RunAsked(name="Enter an order", records=[MIA, AL], approve="once"))
+    await cut.wait()
+    await room.crash()
+    room.desk.after.clear()
+    now_ms = room.clock.time_ms
+    monkeypatch.setattr(room.clock, "time_ms", lambda: now_ms() + 11 * 60_000)
+    await room.begin()
+    run = await room.ended(asked.run_id)
+    assert run.state is RunState.IN_DOUBT
+    assert "was cut off and 11 min have passed" in run.reason
+    assert [order["Customer"] for order in room.desk.orders] == ["Mia Neu"]
