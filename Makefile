@@ -15,6 +15,7 @@ help: ## print this list
 
 setup: $(READY) ## virtual environment with everything, from the hashed lock
 $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/system-packages.sh python3-venv
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -87,6 +88,9 @@ SEEDS ?= 10
 bench-demo: setup browser ## the demonstration for SEEDS seeds, judged by its database
 	@$(PY) -m tests.bench.demo --seeds $(SEEDS)
 
+torture: setup browser kafka-jars ## kill -9 at random under load; KILLS=200 BUS=log|kafka
+	@$(PY) -m tests.torture --kills $(or $(KILLS),200) --bus $(or $(BUS),log)
+
 images-check: ## each room's lock alone can import that room, and no other's packages
 	@scripts/images-check.sh
 
@@ -95,4 +99,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay up down logs up-check test test-all kafka-jars kafka lint fix types docs lock bench bench-bus images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all kafka-jars kafka lint fix types docs lock bench bench-bus torture images-check clean

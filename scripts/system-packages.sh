@@ -8,6 +8,7 @@ for package in "$@"; do
   case $package in
     chromium) for name in chromium chromium-browser google-chrome google-chrome-stable; do
                 command -v "$name" >/dev/null && continue 2; done ;;
+    python3-venv) /usr/bin/python3 -c 'import ensurepip' 2>/dev/null && continue ;;
     python3-tk) /usr/bin/python3 -c 'import tkinter' 2>/dev/null && continue ;;
     *) command -v "${PROGRAM[$package]:-$package}" >/dev/null && continue ;;
   esac
