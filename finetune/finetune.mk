@@ -10,6 +10,9 @@ FT_RUN ?= var/finetune/run
 # On a machine without a GPU, where the PyTorch index is reachable: FT_TORCH_BACKEND=cpu
 FT_TORCH_BACKEND ?=
 
+FT_LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header
+
 $(FT_READY): $(FT)/requirements.txt requirements/uv.txt
 	@test -x $(FT_PY) || $(PYTHON) -m venv $(FT_VENV)
 	@$(FT_PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -39,9 +42,11 @@ bench-finetune: $(FT_READY) ## the training throughput table, into var/bench/fin
 
 finetune-lock: ## renew finetune/requirements.txt
 	@test -x $(FT_UV) || { test -x $(FT_PY) || $(PYTHON) -m venv $(FT_VENV); $(FT_PY) -m pip install -q --require-hashes -r requirements/uv.txt; }
-	@$(FT_UV) pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header --override $(FT)/overrides.txt \
+	@$(FT_UV) pip compile --upgrade --override $(FT)/overrides.txt $(FT_LOCK) \
 	  $(FT)/requirements.in -o $(FT)/requirements.txt
+	@for kernel in flash4 trl; do $(FT_UV) pip compile --no-deps --prerelease allow $(FT_LOCK) \
+	  $(FT)/requirements-$$kernel.in -o $(FT)/requirements-$$kernel.txt; done
+	@cp requirements/uv.txt $(FT)/requirements-uv.txt
 
 finetune-image-check: ## build the image on BASE without flash-attn and train a tiny model inside
 	@$(FT)/image_check.sh
