@@ -32,6 +32,7 @@ _COMPOSE = """\
 # Volumes, or absolute folders of the account with these ids (docs/containers.md, Natively)
 #STACK_DATA=data
 #STACK_CONFIG=config
+#STACK_KEYS=keys
 #STACK_PUBLIC_KEYS=public-keys
 #STACK_UID=1000
 #STACK_GID=1000

@@ -25,7 +25,7 @@ for port in 8761 8762 8763 8764 19092; do
   fi
 done
 # Volumes of its own, whatever .env says.
-export STACK_DATA=data STACK_CONFIG=config STACK_PUBLIC_KEYS=public-keys STACK_UID=1000 STACK_GID=1000
+export STACK_DATA=data STACK_CONFIG=config STACK_KEYS=keys STACK_PUBLIC_KEYS=public-keys STACK_UID=1000 STACK_GID=1000
 compose=(docker compose -p wasmagenttrainer-check -f docker-compose.yml -f scripts/docker/up-check.yaml)
 "${compose[@]}" down -v --remove-orphans >/dev/null 2>&1
 end() {
