@@ -61,4 +61,4 @@ def option_reading(options: Sequence[dict[str, Any]], text: str, where: str) -> 
             return found[0]
         if found:
             raise StepRefused(f"{len(found)} options of {where} read the same")
-    raise StepRefused(f"{where} does not have the wanted option")
+    raise StepRefused(f"{where} has no option of that text")
