@@ -227,16 +227,12 @@ async def test_what_an_agent_did_is_not_learned_and_held_until_its_mark_ends(tmp
         "lease_ms": last.boottime_ms - first.boottime_ms,
     }  # fmt: skip
     async with desk_in(tmp_path) as desk:
-        await desk.mark(
-            id="m1", time_ms=1, renewed_boottime_ms=first.boottime_ms, **mark
-        )
+        await desk.mark(id="m1", time_ms=1, renewed_boottime_ms=first.boottime_ms, **mark)
         await desk.see(log)
         assert await desk.live() == []
         await desk.restart()
         end = last.boottime_ms
-        await desk.mark(
-            id="m2", time_ms=2, renewed_boottime_ms=end, end_boottime_ms=end, **mark
-        )
+        await desk.mark(id="m2", time_ms=2, renewed_boottime_ms=end, end_boottime_ms=end, **mark)
         await desk.drain()
         assert await desk.live() == []
         await desk.see(ui_logs.person(6, claims=8, session="s2", now_ms=last.time_ms + 60_000))

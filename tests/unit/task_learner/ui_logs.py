@@ -208,7 +208,12 @@ def mail(log: Log, detours: float = 0.3) -> None:
 
 
 def person(
-    seed: int, claims: int = 12, mails: int = 0, *, work: int = 4, detours: float = 0.3,
+    seed: int,
+    claims: int = 12,
+    mails: int = 0,
+    *,
+    work: int = 4,
+    detours: float = 0.3,
     **log: object,
 ) -> Log:
     """Return a day at the desk."""
