@@ -133,16 +133,17 @@ class Recorder:
         if self.paused and self.is_replay:
             return []
         everything = everything or self.paused or self._task.done()
-        ready = self._intake.take(self._clock.time_ms(), limit, everything=everything)
-        if ready:
+        while ready := self._intake.take(self._clock.time_ms(), limit, everything=everything):
             self._room.set()
-        if not self.is_replay:
-            return [(None, capture) for capture in ready]
-        numbered = list(enumerate(ready, start=self._taken))
-        self._taken += len(ready)
-        fresh = [(number, capture) for number, capture in numbered if number >= self.next_seq]
-        self.drop(DropReason.DUPLICATE, len(numbered) - len(fresh))
-        return list(fresh)
+            if not self.is_replay:
+                return [(None, capture) for capture in ready]
+            numbered = list(enumerate(ready, start=self._taken))
+            self._taken += len(ready)
+            fresh = [(number, capture) for number, capture in numbered if number >= self.next_seq]
+            self.drop(DropReason.DUPLICATE, len(numbered) - len(fresh))
+            if fresh:
+                return list(fresh)
+        return []
 
     def drop(self, reason: DropReason, count: int = 1) -> None:
         """Count what was not kept."""

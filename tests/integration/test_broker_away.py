@@ -1,0 +1,19 @@
+"""The broker dies under load: nothing is lost, and order is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.torture.broker import broker_torture
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+async def test_a_broker_that_is_killed_again_and_again_loses_nothing(
+    tmp_path: Path, record_property
+):
+    figures = await broker_torture(tmp_path, kills=2, away_s=3.0, rate=200)
+    record_property("figures", str(figures))
+    assert figures["lost"] == 0
+    assert figures["in_order"]
+    assert figures["most_spooled"] or figures["spooled_at_end"]
