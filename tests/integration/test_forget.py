@@ -430,6 +430,7 @@ async def test_an_agent_is_trained_again_without_what_was_forgotten(tmp_path, mo
         v for v in values if len(v) >= 8 and v not in json.dumps(kept, ensure_ascii=False)
     )
     assert gone
+    monkeypatch.setenv("WAT_AGENT_TRAINER_NUM_VARIANTS", "2")
     async with office(tmp_path, monkeypatch, works=True) as here:
         started = await here.post("user-monitor/replay", {"content": content})
         await here.until(lambda: here._published(started["id"], len(events)))
