@@ -347,6 +347,8 @@ def train(
     if first_process:
         board.close()
         state.write_atomically(out / "result.json", json.dumps(result, indent=2) + "\n")
+    if world > 1:
+        dist.barrier()  # nobody leaves before the files are written
     return result
 
 

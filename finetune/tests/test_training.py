@@ -283,5 +283,4 @@ def run(opts, processes=1):
     return subprocess.Popen(
         [*launch, str(SOURCE / "main.py"), *flags],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
     )
