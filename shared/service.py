@@ -48,6 +48,7 @@ _HANDLE_S = Histogram(
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )  # fmt: skip
 _LAG = Gauge("wat_lag_records", "records not read yet", ["room", "topic"])
+_REVIVED = Gauge("wat_consumers_revived", "silent consumers that were replaced", ["room"])
 _LOST = Counter("wat_overtaken_total", "times retention overtook the reader", ["room"])
 
 _log = logging.getLogger(__name__)
@@ -373,6 +374,7 @@ class Service:
         place: Place
         for place, count in self.port.lag().items():
             by_topic[place[0]] = by_topic.get(place[0], 0) + count
+        _REVIVED.labels(self.room).set(self.port.num_revived)
         for topic, count in by_topic.items():
             _LAG.labels(self.room, topic).set(count)
 

@@ -219,6 +219,11 @@ class Port(Protocol):
     lingers_ms: int
     """How long a compact topic's replaced records stay on disk; 0: until the next `scrub`."""
 
+    @property
+    def num_revived(self) -> int:
+        """Return how often a consumer that had gone silent was replaced."""
+        ...
+
     async def poll(self, max_records: int, timeout_s: float) -> Sequence[Message]:
         """See Subscription.poll."""
         ...

@@ -561,6 +561,11 @@ class KafkaPort:
         self._waiting: list[tuple[Sequence[Outgoing], asyncio.Future[None]]] = []
         self._producer: AIOKafkaProducer | None = None
 
+    @property
+    def num_revived(self) -> int:
+        """See Port.num_revived."""
+        return self._subscription.num_revived if self._subscription is not None else 0
+
     async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
         """See Subscription.poll."""
         assert self._subscription is not None

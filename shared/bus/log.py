@@ -283,6 +283,11 @@ class LogPort:
         self.store = self._stores[self._main]
         self._subscription = LogSubscription(bus, inputs, self.store, owns_store=False)
 
+    @property
+    def num_revived(self) -> int:
+        """See Port.num_revived: a file does not go silent."""
+        return 0
+
     async def poll(self, max_records: int, timeout_s: float) -> list[Message]:
         """See Subscription.poll."""
         return await self._subscription.poll(max_records, timeout_s)

@@ -71,7 +71,9 @@ async def test_one_dead_letter_each_none_of_the_others_lost_and_replay_works(
     assert offsets == list(POISONED)
 
     house.logic.healed = True
-    letters = house.query("SELECT id FROM dead_letters WHERE error LIKE '%counted%' ORDER BY offset")
+    letters = house.query(
+        "SELECT id FROM dead_letters WHERE error LIKE '%counted%' ORDER BY offset"
+    )
     assert len(letters) == len(POISONED) // len(KINDS)
     for (letter,) in letters:
         await house.service.replay(str(letter))

@@ -183,3 +183,23 @@ async def test_a_standby_takes_over_and_a_lost_store_is_filled_again(
 async def published(bus: Bus) -> int:
     """Return how many routine records were ever published."""
     return sum(end for _, end in (await bus.bounds(Topic.TASKS)).values())
+
+
+async def test_a_consumer_that_goes_silent_is_replaced(kafka: Broker, bus: Bus, tmp_path: Path):
+    watched = open_bus(
+        f"kafka://{kafka.address}?silence_ms=1500", tmp_path / "shared" / "data", SystemClock()
+    )
+    port = await watched.open_port(Room.TASK_LEARNER, (Topic.RUNS, Topic.RAW_EVENTS), "", "")
+    await publish(bus, events()[:1])
+    async with asyncio.timeout(60):
+        while not await port.poll(10, 0.5):
+            pass
+    consumer = port._subscription._consumer
+    consumer.pause(*consumer.assignment())  # from here on it says nothing
+    await publish(bus, events()[1:3])
+    found = 0
+    async with asyncio.timeout(60):
+        while found < 3:  # nothing was committed: it begins at the oldest again
+            found += len(await port.poll(10, 0.5))
+    assert port.num_revived == 1
+    await watched.close()
