@@ -192,7 +192,7 @@ class Rooms(AbstractContextManager["Rooms"]):
 
     def address(self, room: Room) -> str | None:
         """Return where `room` answers, or None where no process runs it."""
-        if owner := find_owner(self.common.bus, room):
+        if owner := find_owner(self.common.bus, room, self.common.data_dir):
             return owner
         if self.common.bus.startswith("log:"):
             return None

@@ -21,7 +21,7 @@ from shared.bus.base import (
 )
 from shared.clock import Clock
 from shared.errors import ConfigError
-from shared.topics import Room
+from shared.topics import OWNERS, Room
 
 __all__ = [
     "Bus",
@@ -62,14 +62,14 @@ def open_bus(url: str, state_dir: Path, clock: Clock) -> Bus:
     raise ConfigError(f"WAT_BUS_URL={url}: write log:DIR or kafka://HOST:PORT")
 
 
-def find_owner(url: str, room: Room) -> str | None:
+def find_owner(url: str, room: Room, state_dir: Path) -> str | None:
     """Return where the process that runs `room` on the bus at `url` answers.
 
-    None: none runs there, or its transport cannot tell.
+    None: none runs it with these folders.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "log":
-        return None
     from shared.bus.lock import owner_address
 
-    return owner_address(Path(parts.path), room)
+    parts = urlsplit(url)
+    if parts.scheme == "log":
+        return owner_address(Path(parts.path) / f"{OWNERS[room][0]}.lock")
+    return owner_address(state_dir / "kafka" / f"{room}.lock")

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from shared.errors import TopicLocked
-from shared.topics import OWNERS, Room
 
 __all__ = ["owner_address", "take"]
 
@@ -38,10 +37,10 @@ async def take(path: Path, what: str, address: str) -> int:
     )
 
 
-def owner_address(folder: Path, room: Room) -> str | None:
-    """Return where the process that owns `room`'s topic answers, or None where none runs."""
+def owner_address(path: Path) -> str | None:
+    """Return where the process that holds the lock file answers, or None where none does."""
     try:
-        handle = os.open(folder / f"{OWNERS[room][0]}.lock", os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:

@@ -21,7 +21,7 @@ from shared.topics import Room, Topic
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = ROOT / "tests" / "data" / "desk_log.jsonl"
-WAIT_S = 60
+WAIT_S = 300
 
 
 class Person:
@@ -36,8 +36,8 @@ class Person:
             "COLUMNS": "200",
         }
 
-    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *arguments: str, **more: str) -> "Started":
+        return Started(
             [sys.executable, "-m", "services", *arguments],
             cwd=ROOT, env={**self.environment, **more}, text=True, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -58,7 +58,7 @@ class Person:
         return json.loads(self.wat(*arguments, "--json")[0])
 
     def running(self) -> list[Room]:
-        return [room for room in Room if find_owner(self.common.bus, room)]
+        return [room for room in Room if find_owner(self.common.bus, room, self.common.data_dir)]
 
 
 @pytest.fixture
@@ -84,6 +84,15 @@ def at_home(tmp_path_factory) -> Iterator[Person]:
     assert someone.running() == []
 
 
+class Started(subprocess.Popen[str]):
+    """A command under way; a test that fails does not wait for its end."""
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 def until(holds) -> None:
     deadline = time.monotonic() + WAIT_S
     while not holds():
@@ -96,7 +105,9 @@ def test_up_says_where_it_answers_and_where_the_token_is(person):
         assert up.stdout is not None
         address = up.stdout.readline().rstrip().rpartition(" ")[2]
         assert up.stdout.readline() == f"token: {person.common.token_file}\n"
-        assert {find_owner(person.common.bus, room) for room in Room} == {address}
+        assert {find_owner(person.common.bus, room, person.common.data_dir) for room in Room} == {
+            address
+        }
         up.send_signal(signal.SIGINT)
         up.communicate(timeout=WAIT_S)
     assert up.returncode == 0
