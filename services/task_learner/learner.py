@@ -315,8 +315,10 @@ CREATE TABLE IF NOT EXISTS traces(
                 [memory.vocabulary.token(a) for a in tail],
                 [a.event.time_ms for a in tail],
             )
-            if found and found[-1].indices[-1] == len(tail) - 1 and self._traces.take(
-                known, tail, found[-1:], effects
+            if (
+                found
+                and found[-1].indices[-1] == len(tail) - 1
+                and self._traces.take(known, tail, found[-1:], effects)
             ):
                 changed[routine_id] = known
         self._pending[memory.user_id] = still
@@ -393,6 +395,12 @@ CREATE TABLE IF NOT EXISTS traces(
             self._delete(known, effects)
         elif changed or taken or stale:
             self._update(known, effects, force=changed or bool(stale))
+        elif known.record is not None and known.record.coverage != known.coverage:
+            # Not worth a record on the topic, but a restart must not go back to the old one.
+            known.record = known.record.model_copy(update={"coverage": known.coverage})
+            raw = known.record.model_dump_json(exclude_none=True).encode()
+            row = (raw, known.routine_id)
+            effects.write("UPDATE routines SET record = ? WHERE routine_id = ?", row)
 
     def _retract(self, memory: Memory, matched: set[str], effects: Effects) -> None:
         """Take back what was only provisional and is no longer found while it is still in view."""
@@ -538,9 +546,7 @@ CREATE TABLE IF NOT EXISTS traces(
 
     def _forget_traces(self, known: Known, forget: ForgetRange, effects: Effects) -> None:
         gone = [t for t in known.traces.values() if any(forget.names(*p) for p in t.places)]
-        ends = [
-            t for t in known.traces.values() if any(forget.names(*p) for p in t.final_place)
-        ]
+        ends = [t for t in known.traces.values() if any(forget.names(*p) for p in t.final_place)]
         if forget.session is None:
             known.num_older = 0
         known.num_forgotten += len(gone)
@@ -569,10 +575,21 @@ CREATE TABLE IF NOT EXISTS traces(
         self._ends.pop(known.user_id, None)
 
     def _search_again(self, effects: Effects) -> None:
-        """Search the windows anew from which actions were forgotten."""
+        """Search the windows anew from which actions were forgotten.
+
+        Traces that are written again by this leave no file behind for whoever reads by the record
+        before: what forgot something says so once more, and nobody waits for those files.
+        """
+        touched = [k for k in self.routines.values() if k.num_forgotten and k.is_live]
+        before = {k.routine_id: {t.digest for t in k.traces.values()} for k in touched}
         for user_id in sorted(self._to_search):
             self._mine(self._memory(user_id), effects)
         self._to_search.clear()
+        for known in touched:
+            written = {t.digest for t in known.traces.values()}
+            if known.is_live and not before[known.routine_id] <= written:
+                known.num_forgotten += 1
+                self._publish(known, effects)
 
     async def erase(self, ranges: Sequence[ForgetRange]) -> int | None:
         """Search anew once for all ranges: each search takes a while.
@@ -584,9 +601,13 @@ CREATE TABLE IF NOT EXISTS traces(
         newest_ms = {(r.user_id, r.session): r.time_ms for r in ranges}
         for known in self.routines.values():
             record = known.record
-            if record is not None and known.is_live and any(
-                record.time_ms <= newest_ms.get((known.user_id, t.session), -1)
-                for t in known.traces.values()
+            if (
+                record is not None
+                and known.is_live
+                and any(
+                    record.time_ms <= newest_ms.get((known.user_id, t.session), -1)
+                    for t in known.traces.values()
+                )
             ):
                 self._publish(known, effects)
         self._to_search.update(forget.user_id for forget in ranges)
@@ -722,9 +743,7 @@ def _holds(pattern: Pattern, found: Sequence[Execution], finding: Finding) -> bo
         i for i, token in enumerate(finding.pattern.tokens) if token not in pattern.numbers
     ]  # fmt: skip
     firm = any(
-        sum(e.steps[i] is not None for e in finding.executions)
-        >= _ENTERS * len(finding.executions)
+        sum(e.steps[i] is not None for e in finding.executions) >= _ENTERS * len(finding.executions)
         for i in new
     )
     return not seldom and not firm
-

@@ -68,6 +68,7 @@ class Torture:
         self.num_flowed = 0
         self._numbers = iter(range(1, 1_000_000))
         self._flowing = True
+        self._worked = False  # kills go on until then
         self._handled = 0  # at the last kill
 
     async def main(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -112,7 +113,9 @@ class Torture:
         self._flowing = False
 
     async def _kill(self, until: int) -> None:
-        while self.fleet.num_kills < until and time.monotonic() < self.deadline_s:
+        while time.monotonic() < self.deadline_s and (
+            self.fleet.num_kills < until or (until == self.num_kills and not self._worked)
+        ):
             await asyncio.sleep(self.rng.uniform(0.1, 2 * self.every_s - 0.1))
             self.fleet.check()
             weights = [self._weight(unit) for unit in self.fleet.units]
@@ -154,7 +157,10 @@ class Torture:
         """Once a quarter of the kills are done: approve, train, dry runs, orders."""
         while self.fleet.num_kills < self.num_kills // 4 and self._flowing:
             await asyncio.sleep(0.2)
-        return await work(self.course, self.spared, self.desk)
+        try:
+            return await work(self.course, self.spared, self.desk)
+        finally:
+            self._worked = True
 
 
 async def work(course: Course, spared: dict[Room, int], desk: asyncio.Lock) -> dict[str, Any]:
@@ -182,7 +188,7 @@ async def work(course: Course, spared: dict[Room, int], desk: asyncio.Lock) -> d
         orders = sorted(map(str, app.orders()))
         wanted = sorted(str(app.expected(record)) for record in app.records(_NUM_ORDERS))
     models = {
-        c["subject_id"]: (c["id"], c["artifact"])
+        c["subject_id"]: (c["id"], await course.module(c["id"]))
         for c in await course.fleet.all(Room.AGENT_TRAINER, "models")
     }
     return {

@@ -16,8 +16,10 @@ from demo.app import App
 from demo.stack import values_of
 from shared.bus import open_bus
 from shared.clock import SystemClock
+from shared.proof import parse
 from shared.schemas import derive_id
 from shared.topics import OWNERS, Room, Topic
+from shared.wasm import DATA
 from tests.torture.fleet import Fleet, FleetError
 
 __all__ = ["ALL_VALUES", "Course", "Fed", "duplicates"]
@@ -188,6 +190,14 @@ class Course:
             await asyncio.sleep(0.5)
         trainings = await self.fleet.all(Room.AGENT_TRAINER, "trainings")
         raise FleetError(f"no agent within {timeout_s:.0f} s: {trainings}")
+
+    async def module(self, model_id: str) -> str:
+        """Return a digest of a module, of all but the revision of the sources it was made by."""
+        data = await self.fleet.ask("GET", Room.AGENT_TRAINER, f"models/{model_id}/module")
+        parsed = parse(data)
+        manifest = parsed.manifest.model_copy(update={"git_revision": ""})
+        weights = next(s.payload for s in parsed.sections if s.id == DATA)
+        return hashlib.sha256(manifest.model_dump_json().encode() + weights).hexdigest()
 
     async def run(self, routine: dict[str, Any], record: dict[str, str], *, dry: bool) -> Any:
         """Do one record; return it as it ended."""

@@ -218,6 +218,8 @@ class Fleet:
             await asyncio.sleep(0.1)
         if answer.is_error:
             raise FleetError(f"{method} {room}/{path}: {answer.text}")
+        if answer.headers.get("content-type") == "application/wasm":
+            return answer.content
         return answer.json() if answer.content else None
 
     async def once(self, method: str, room: Room, path: str, body: object) -> Any:
