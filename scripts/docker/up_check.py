@@ -155,6 +155,13 @@ def _said(process: subprocess.Popen[str]) -> str:
     return process.communicate()[1].strip()[-800:]
 
 
+def guard(stack: Stack) -> None:
+    """Try, from inside a container, what the broker must refuse."""
+    attempts = Path(__file__).with_name("guard.py").read_text()
+    refused = stack.compose("exec", "-T", "task-learner", "python", "-", stdin=attempts)
+    say(f"kafka: refused {refused.strip()}")
+
+
 def watch(stack: Stack, log: str) -> None:
     """Replay the log; kill user-monitor in the middle of it, and replay it again."""
     num_events = sum("seq" in json.loads(line) for line in log.splitlines())
@@ -270,6 +277,7 @@ def main() -> int:
     stack = Stack(sys.argv[2:])
     try:
         start(stack)
+        guard(stack)
         watch(stack, log)
         routine = learn(stack)
         stack.kill("kafka", "java")
