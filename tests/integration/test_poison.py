@@ -1,4 +1,4 @@
-"""Poison on a busy topic: one dead letter each, at once or after the fifth try, and no other lost."""
+"""Poison on a busy topic: one dead letter each, at once or after the fifth try, none other lost."""
 
 import json
 import time
