@@ -25,7 +25,7 @@ from tests.kafka.broker import Broker
 pytestmark = pytest.mark.timeout(180)
 
 DAY_MS = 24 * 3600 * 1000
-WAIT_S = 20.0
+WAIT_S = 300
 
 
 class Stage:
@@ -241,7 +241,7 @@ class TestReading:
         waiting = asyncio.create_task(tail.poll(10, 30.0))
         await asyncio.sleep(0.3)
         await publish_events(port, range(1, 2))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(300):
             assert len(await waiting) == 1
 
     async def test_an_empty_poll_ends_with_its_timeout(self, stage: Stage):
@@ -498,13 +498,13 @@ class TestBreaking:
         with pytest.raises(BusUnavailable):
             await publish_events(monitor, range(5, 10))
         await asyncio.to_thread(broker.start)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while True:
                 with contextlib.suppress(BusUnavailable):
                     await publish_events(monitor, range(5, 10))
                     break
         found: list[Message] = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not found or seqs_by_user(found)["ann"][-1] < 9:
                 with contextlib.suppress(BusUnavailable):
                     found += await learner.poll(100, 1.0)

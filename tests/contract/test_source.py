@@ -56,7 +56,7 @@ class Watched:
 
     async def until(self, fits):
         """Return the first capture that fits, once it is there."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while not (found := next(filter(fits, self.captured), None)):
                 self.news.clear()
                 await self.news.wait()
@@ -135,7 +135,7 @@ async def test_close_ends_the_captures_and_may_be_repeated(opened):
     source = await opened.open()
     await source.close()
     await source.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         assert [c async for c in source.captures()] == []
 
 
@@ -379,7 +379,7 @@ class TestBrowser:
         )
         source = await open_source(spec, SystemClock())
         captures = source.captures()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             arrival = await anext(captures)
         assert (arrival.action, arrival.untrusted_title) == (Action.NAVIGATE, "Form")
         assert (tmp_path / "profile").stat().st_mode & 0o777 == 0o700

@@ -117,7 +117,7 @@ class Runs:
         fields = {"routine_id": "routine-1", "records": records, "approve": "once", **asked}
         run = await self.logic.ask(RunAsked(**fields))
         jobs = "SELECT 1 FROM jobs WHERE id = ? AND state IN ('asked', 'running')"
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(300):
             while self.logic.port.store.query(jobs, (run.run_id,)):
                 await asyncio.sleep(0.05)
         return runs.get_run(self.logic.port.store, run.run_id)
@@ -145,7 +145,7 @@ async def running(taught: Taught, folder: Path, **settings: object) -> AsyncIter
     await service.open(bus, "")
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while "routine-1" not in service.logic.catalog.agents:
             await asyncio.sleep(0.02)
     yield Runs(service.logic, folder)
@@ -203,7 +203,7 @@ async def test_the_kill_switch_closes_the_browser_and_saves_nothing(room, taught
                 approve="once",
             )
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not room.logic.port.store.query("SELECT 1 FROM steps LIMIT 1 OFFSET 2"):
                 await asyncio.sleep(0.01)
         await room.logic.stop_all()
@@ -257,7 +257,7 @@ class Process:
             sys.executable, "-c", SERVE, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE
         )
         assert self._process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             address = (await self._process.stdout.readline()).decode().strip()
         token = (self._folder / "config" / "token").read_text().strip()
         return httpx.AsyncClient(
@@ -272,7 +272,7 @@ class Process:
 async def until(
     rest: httpx.AsyncClient, run_id: str, condition: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while True:
             shown: dict[str, Any] = (await rest.get(f"runs/{run_id}")).json()
             if condition(shown):
@@ -288,7 +288,7 @@ async def test_a_run_whose_process_is_killed_is_handed_to_the_user_and_repeats_n
     process = Process(tmp_path)
     with taught.desk("act") as app:
         rest = await process.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(300):
             while not (await rest.get("models")).json()["items"]:
                 await asyncio.sleep(0.05)
         body = {

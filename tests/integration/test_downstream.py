@@ -29,7 +29,7 @@ async def test_the_example_prints_how_each_record_ended(kafka: Broker, tmp_path:
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while line := (await process.stdout.readline()).decode().split():
                 if line == [outcome.run_id, "3", outcome.state.value]:
                     return

@@ -103,7 +103,7 @@ async def test_dead_letters_are_kept_no_longer_than_events(tmp_path):
     stop = asyncio.Event()
     running = asyncio.create_task(service.run(stop))
     letters = "SELECT value FROM dead_letters"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while service.port.store.query(letters) != [(b"new",)]:
             await asyncio.sleep(0.02)
     stop.set()

@@ -41,7 +41,7 @@ class Hands:
             xtest.fake_input(self._display, Xlib.X.KeyRelease, code)
         self._display.sync()
 
-    def window(self, title, timeout_s=20.0):
+    def window(self, title, timeout_s=300.0):
         """Wait for a mapped window whose title contains `title`; raise it; return its middle."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:

@@ -119,7 +119,7 @@ class Room_:
     crash: Callable[[], Awaitable[None]]
     screens: list[DeskScreen] = field(default_factory=list)
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 300) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.01)

@@ -135,7 +135,7 @@ class House:
         await port.commit(effects)
         await port.close()
 
-    async def until(self, sql: str, wanted: object, limit_s: float = 15) -> None:
+    async def until(self, sql: str, wanted: object, limit_s: float = 300) -> None:
         """Wait until the room's store answers `wanted`."""
         found: object = None
         try:

@@ -25,7 +25,7 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 async def begun(house: House) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(300):
         await house.logic.work_began.wait()
 
 
