@@ -198,7 +198,8 @@ class AgentTrainer:
         status = ModelStatus.RETIRED if has_left else ModelStatus.DELETED
         reason = "what it was learned from was forgotten"
         count_forgotten(effects, "trainings")
-        count_forgotten(effects, "models", int(self.library.find(entry.routine_id) is not None))
+        card = self.library.find(entry.routine_id)
+        count_forgotten(effects, "models", int(card is not None and card.artifact is not None))
         self._let_go(entry.routine_id, status, reason, effects)
         rows.delete_trainings(entry.routine_id, effects)
 

@@ -201,6 +201,8 @@ def _same_element(first: UiEvent, second: UiEvent) -> bool:
     a, b = first.element, second.element
     if a is None or b is None:
         return a is b
-    return a.element_id == b.element_id and a.selector == b.selector and (
-        is_data(first) is False or a.name == b.name
+    return (
+        a.element_id == b.element_id
+        and a.selector == b.selector
+        and (is_data(first) is False or a.name == b.name)
     )
