@@ -37,4 +37,4 @@ end() {
 trap end EXIT
 echo "building the images (the first time: minutes, most of it PyTorch)"
 "${compose[@]}" build -q
-python3 scripts/docker/up_check.py tests/data/desk_watched.jsonl.gz "${compose[@]}"
+python3 scripts/docker/up_check.py demo/recorded.jsonl.gz "${compose[@]}"

@@ -417,7 +417,7 @@ async def test_a_log_bus_reads_what_is_left(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_an_agent_is_trained_again_without_what_was_forgotten(tmp_path, monkeypatch):
-    with gzip.open(ROOT / "tests" / "data" / "desk_watched.jsonl.gz", "rt") as file:
+    with gzip.open(ROOT / "demo" / "recorded.jsonl.gz", "rt") as file:
         content = file.read()
     lines = [json.loads(line) for line in content.splitlines()]
     events = [line for line in lines if "action" in line]
