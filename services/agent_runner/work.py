@@ -240,7 +240,7 @@ class RunWork:
         if record is None:
             return
         steps = runs.steps_of(self.port.store, self.run.run_id, record.record_index)
-        if any(step.came is not Came.REFUSED for step in steps):
+        if not self.run.dry_run and any(step.came is not Came.REFUSED for step in steps):
             ending = _in_doubt(ending)
         await self._finish(record, ending, steps)
 

@@ -133,7 +133,7 @@ class Torture:
             if unit.kill():
                 for room in unit.rooms:
                     if room in self.spared:
-                        self.spared[room] -= 1
+                        self.spared[room] -= 2 if unit.failpoint else 1
                 if self.fleet.num_kills % 10 == 0:
                     say(f"{self.fleet.num_kills} kills, {len(self.fleet.by_failpoint)} at "
                         f"failpoints, {self.course.num_handled()} handled of "
