@@ -134,9 +134,10 @@ class Forgetting:
         if self._round is None and self._clean < self._wanted:
             last = self._query("SELECT coalesce(max(n), 0) FROM artifacts_dropped")[0][0]
             self._round = (self._wanted, last)
-        while await self._files.sweep(self._port.store):
-            continue
         if self._round is not None:
+            # What was merely replaced waits for `collect`: another room may still read it.
+            while await self._files.sweep(self._port.store):
+                continue
             wanted, last = self._round
             left = self._query("SELECT 1 FROM artifacts_dropped WHERE n <= ? LIMIT 1", last)
             if not left and await self._port.scrub():
