@@ -50,9 +50,7 @@ for _room in ROOMS:
     ONLY_HERE[f"services/{_room}/main.py"] = {"fastapi"}
 
 FILES = sorted(
-    path.relative_to(ROOT)
-    for top in ("shared", "services")
-    for path in (ROOT / top).rglob("*.py")
+    path.relative_to(ROOT) for top in ("shared", "services") for path in (ROOT / top).rglob("*.py")
 )
 
 
@@ -152,12 +150,7 @@ def test_every_file_a_document_names_exists(document: str) -> None:
 
 def test_no_word_of_the_demonstration_is_in_the_product() -> None:
     words = _demo_words()
-    found = [
-        (path, word)
-        for path in FILES
-        for word in words
-        if word in (ROOT / path).read_text()
-    ]
+    found = [(path, word) for path in FILES for word in words if word in (ROOT / path).read_text()]
     assert found == []
 
 

@@ -174,7 +174,7 @@ async def test_dates_times_and_numbers_are_typed_whatever_the_locale(browser):
 
 async def test_a_field_that_holds_something_else_afterwards_is_told(browser):
     await page_of(browser).evaluate("n.maxLength = 3")
-    with pytest.raises(StepUnverified, match='holds something else'):
+    with pytest.raises(StepUnverified, match="holds something else"):
         await on(browser, "textbox", "Full name", "type_text", text="abcdef")
 
 

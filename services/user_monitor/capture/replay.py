@@ -217,9 +217,7 @@ def _cell(row: Mapping[str, str | None], names: str) -> str | None:
     return next((value for name in names.split("|") if (value := row.get(name))), None)
 
 
-def _csv_capture(
-    cells: Mapping[str, str | None], time_ms: int, action: Action
-) -> RawCapture:
+def _csv_capture(cells: Mapping[str, str | None], time_ms: int, action: Action) -> RawCapture:
     element = None
     if any(cells.get(field) for field in ("role", "id", "name", "label")):
         role = (cells.get("role") or "generic").lower()
