@@ -258,8 +258,10 @@ class Monitor:
 
     async def allow(self, asked: ConsentAsked) -> Consent:
         """Store a consent."""
-        now_ms = self.clock.time_ms()
-        given = Consent(id=secrets.token_hex(8), since_ms=now_ms, **asked.model_dump())
+        # Of two equally specific consents the newest wins: no two may bear the same time.
+        newest_ms = max((c.since_ms for c in self.consents.consents.values()), default=-1)
+        since_ms = max(self.clock.time_ms(), newest_ms + 1)
+        given = Consent(id=secrets.token_hex(8), since_ms=since_ms, **asked.model_dump())
         await self._write(given.insert())
         self.consents.put(given)
         return given

@@ -523,3 +523,13 @@ async def test_what_neither_bus_nor_disk_takes_waits_and_is_published_in_order(
         await until(lambda: recorder.is_done)
         await room.monitor.publisher.publish([recorder])
         assert [e.seq for e in await room.events()] == list(range(250))
+
+
+async def test_of_two_consents_in_the_same_instant_the_later_holds(tmp_path):
+    async with Room(tmp_path) as room:
+        given = [
+            await room.monitor.allow(ConsentAsked(source=Source.REPLAY, level=level))
+            for level in (Level.STRUCTURE, Level.VALUES, Level.STRUCTURE, Level.VALUES)
+        ]
+        times = [consent.since_ms for consent in given]
+        assert times == sorted(set(times))
