@@ -49,11 +49,14 @@ up-check: ## build the images and drive a recorded log to a run in a container, 
 	@scripts/up-check.sh
 
 test: setup ## fast tests; ROOM=user_monitor: one room's
-	@$(PY) -m pytest -n 2 -m "not ($(MARKED) or gpu)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
+	@$(PY) -m pytest -n 2 -m "not ($(MARKED) or gpu or long)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
 
 test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromium, Xvfb
 	@scripts/system-packages.sh xvfb xterm python3-tk
 	@$(PY) -m pytest -m "$(MARKED)" tests
+
+test-long: setup browser ## endurance: an agent and a person side by side, a runner killed
+	@$(PY) -m pytest -m long tests
 
 kafka-jars: ## fetch Apache Kafka from Maven Central, digests pinned
 	@scripts/system-packages.sh openjdk-17-jre-headless maven
@@ -99,4 +102,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay up down logs up-check test test-all kafka-jars kafka lint fix types docs lock bench bench-bus torture images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus torture images-check clean

@@ -16,7 +16,7 @@ from shared.topics import Room
 from tests.torture.course import Course
 from tests.torture.fleet import Fleet
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 SEED = 4
 NUM_FIRST, NUM_MORE = 9, 7
