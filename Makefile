@@ -53,7 +53,7 @@ test: setup ## fast tests; ROOM=user_monitor: one room's
 
 test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromium, Xvfb
 	@scripts/system-packages.sh xvfb xterm python3-tk
-	@$(PY) -m pytest -m "$(MARKED)" tests
+	@$(PY) -m pytest -n 2 -m "$(MARKED)" tests
 
 test-long: setup browser ## endurance: an agent and a person side by side, a runner killed
 	@$(PY) -m pytest -m long tests
