@@ -40,6 +40,7 @@ ONLY_HERE = {
     "services/user_monitor/capture/browser.py": {"playwright"},
     "services/user_monitor/spool.py": {"apsw"},
     "services/agent_runner/actuators/browser.py": {"playwright"},
+    "services/user_monitor/capture/replay_xes.py": {"defusedxml"},
     "services/user_monitor/capture/input.py": {"pynput"},
     "services/user_monitor/capture/window.py": {"Xlib"},
     "services/agent_runner/sandbox.py": {"wasmtime", "numpy"},

@@ -1,10 +1,14 @@
 """`wat record`, `wat replay`, `wat pause`, `wat resume`: watch, with consent, and show it live."""
 
+import gzip
+import lzma
 import select
 import sys
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -29,6 +33,8 @@ __all__ = ["pause", "record", "replay", "resume"]
 _LOOK_S = 0.25
 _MAX_SENT_BYTES = 24 * 1024 * 1024
 """A body may have 32 MiB, and JSON spells some characters with more than one."""
+
+_PACKED: Mapping[str, Callable[..., Any]] = MappingProxyType({".gz": gzip.open, ".xz": lzma.open})
 
 LevelAsked = Annotated[
     Level, typer.Option(help="How much a consent that is asked for now keeps of texts.")
@@ -163,15 +169,20 @@ def _summary(ended: Mapping[str, Any]) -> str:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="A recorded log: JSON lines of UiEvents, or CSV.")],
+    file: Annotated[Path, typer.Argument(help="A recorded log; may end in .gz or .xz.")],
     log_format: Annotated[
-        Literal["jsonl", "csv"] | None,
-        typer.Option("--format", help="By default as the file's name ends."),
+        Literal["jsonl", "csv", "xes"] | None,
+        typer.Option("--format", help="By default as the file's name ends; else JSON lines."),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD=COLUMN", help="CSV: which column is what; may be repeated."),
+        typer.Option(
+            metavar="FIELD=COLUMN", help="CSV, XES: which column is what; may be repeated."
+        ),
     ] = None,
+    by_time: Annotated[
+        bool, typer.Option("--by-time", help="The earliest event first, not the file's order.")
+    ] = False,
     as_user: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="As if this person had done it.")
     ] = None,
@@ -186,8 +197,9 @@ def replay(
 
     body = {
         "content": _read(file),
-        "format": log_format or ("csv" if file.suffix.lower() == ".csv" else "jsonl"),
+        "format": log_format or _format(file),
         "columns": _columns(columns),
+        "by_time": by_time,
         "as_user": as_user,
         "speed": speed,
     }
@@ -210,17 +222,28 @@ def replay(
         raise CaptureError(f"{file} was read in part: {now['reason']}")
 
 
+def _format(file: Path) -> str:
+    ends = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in _PACKED]
+    return {".csv": "csv", ".xes": "xes"}.get(ends[-1] if ends else "", "jsonl")
+
+
 def _read(file: Path) -> str:
+    """Return the unpacked text of a log."""
+    opener = _PACKED.get(file.suffix.lower(), open)
     try:
-        if file.stat().st_size > _MAX_SENT_BYTES:
+        with opener(file, "rb") as stream:
+            data = stream.read(_MAX_SENT_BYTES + 1)
+        if len(data) > _MAX_SENT_BYTES:
             raise ConfigError(
-                f"{file} is larger than {_MAX_SENT_BYTES >> 20} MiB: split it at line ends"
+                f"{file} is larger than {_MAX_SENT_BYTES >> 20} MiB unpacked: split it, or put it "
+                "into the replay folder and name its path over REST"
             )
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+        return bytes(data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8: save it as UTF-8") from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        said = getattr(error, "strerror", None) or f"it cannot be unpacked ({type(error).__name__})"
+        raise ConfigError(f"{file} cannot be read: {said}") from error
 
 
 def _columns(pairs: list[str] | None) -> dict[str, str] | None:

@@ -82,14 +82,18 @@ class TeachAsked(_Asked):
 
 
 class ReplayAsked(_Asked):
-    """A recorded log, by content or by its path in the replay folder."""
+    """A recorded log, by content or by its path in the replay folder (there packed or not)."""
 
     content: Annotated[str | None, Field(description="the log itself; it stays in memory")] = None
     path: Annotated[str | None, Field(max_length=1024)] = None
-    format: Literal["jsonl", "csv"] = "jsonl"
+    format: Literal["jsonl", "csv", "xes"] = "jsonl"
     columns: Annotated[
-        dict[str, str] | None, Field(description="csv: field -> column, or column|column")
+        dict[str, str] | None,
+        Field(description="csv, xes: field -> column, or column|column, or column+column"),
     ] = None
+    by_time: Annotated[
+        bool, Field(description="the earliest event first, whatever the log's order")
+    ] = False
     as_user: Annotated[str | None, Field(min_length=1, max_length=64)] = None
     speed: Annotated[
         float, Field(ge=0, le=1000, description="1 keeps the log's pauses; 0 leaves them out")
@@ -99,7 +103,7 @@ class ReplayAsked(_Asked):
         """Return the source to open. Raises ConfigError."""
         if (self.content is None) == (self.path is None):
             raise ConfigError("a replay needs either a content or a path")
-        if (self.format == "csv") != (self.columns is not None):
+        if self.format != "xes" and (self.format == "csv") != (self.columns is not None):
             raise ConfigError("a CSV needs a column map (columns), JSON lines need none")
         path = None
         if self.path is not None:
@@ -111,7 +115,9 @@ class ReplayAsked(_Asked):
                     "put it there, or send its content"
                 )
         content = None if self.content is None else self.content.encode()
-        return ReplaySpec(path, content, self.columns, self.as_user, self.speed)
+        return ReplaySpec(
+            path, content, self.columns, self.as_user, self.speed, self.format, self.by_time
+        )
 
 
 class RecordingView(BaseModel):

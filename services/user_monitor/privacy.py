@@ -256,6 +256,7 @@ class Redactor:
             element=self.element(raw, allowed) if raw else None,
             value=self._value(capture, allowed),
             keys=safe_keys(capture.keys),
+            activity=self.identifier(capture.untrusted_activity, allowed),
             count=capture.count,
             snapshot=snapshot,
             demonstration=demonstration,

@@ -110,6 +110,9 @@ class UiEvent(Record):
     element: Element | None = None
     value: Text | None = None
     keys: str | None = Field(None, description="a navigation key or hot-key, as in Control+C")
+    activity: str | None = Field(
+        None, description="replay: what the log's recorder called the action, where not as we do"
+    )
     count: int | None = Field(None, description="key strokes or scroll steps merged into this")
     snapshot: Digest | None = Field(None, description="the element tree before the action")
     demonstration: str | None = Field(None, description="teaching: the name of what is shown")

@@ -6,10 +6,10 @@ a UiEvent. Values of secret fields (passwords, card numbers, one-time codes) are
 a source never even reads them.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from shared.clock import Clock
 from shared.schemas.base import Text
@@ -19,6 +19,7 @@ from shared.schemas.raw_events import Source as SourceKind
 __all__ = [
     "BrowserSpec",
     "InputSpec",
+    "LogFormat",
     "RawCapture",
     "RawElement",
     "RawSnapshot",
@@ -28,11 +29,24 @@ __all__ = [
     "SourceKind",
     "SourceSpec",
     "WindowSpec",
+    "is_control",
     "open_source",
 ]
 
 RawText = str | Text
 """What a screen shows; a replayed log may hold a Text that was redacted when it was recorded."""
+
+
+_CONTROLS = frozenset((
+    "button", "checkbox", "columnheader", "combobox", "listbox", "menu", "menubar", "menuitem",
+    "menuitemcheckbox", "menuitemradio", "radio", "radiogroup", "rowheader", "search", "searchbox",
+    "slider", "spinbutton", "switch", "tab", "tablist", "textbox", "toolbar",
+))  # fmt: skip
+
+
+def is_control(role: str) -> bool:
+    """Say whether the name of an element of this role names a control, not data."""
+    return role in _CONTROLS
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class RawCapture:
     untrusted_url: RawText | None = None
     element: RawElement | None = None
     untrusted_value: RawText | None = None  # typed text, chosen option, copied text; None if secret
+    untrusted_activity: str | None = None  # of a replay: what its recorder called the action
     keys: str | None = None  # as UI Events KeyboardEvent.key, modifiers first: Control+C
     count: int | None = None  # key strokes or scroll steps merged into this
     target: Target | None = None
@@ -128,14 +143,23 @@ class WindowSpec:
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """Read a recorded UI log: one UiEvent as JSON a line, or a CSV with `columns`."""
+    """Read a recorded UI log in one of `replay.FORMATS`, packed or not."""
 
     path: Path | None = None
     content: bytes | None = None  # instead of a path: it stays in memory, unfiltered as it is
-    columns: Mapping[str, str] | None = None  # a CSV's: field of a capture -> name of its column
+    columns: Mapping[str, str] | None = None  # field of a capture -> name of its column
     as_user: str | None = None  # replay the same file as several people
     speed: float = 0.0  # 1 keeps the log's pauses, 0 leaves them out
+    log_format: str | None = None  # None: csv where there are columns, else jsonl
+    by_time: bool = False  # the earliest event first; else the file's order
 
+
+LogFormat = Callable[[BinaryIO, Mapping[str, str] | None], Iterator[RawCapture]]
+"""A recorded log's format: unpacked bytes and a column map in, captures out.
+
+It raises CaptureError at the first line that cannot be read, and ConfigError for a column map that
+does not fit. Snapshots travel in their captures; no label of a case or task may be in either.
+"""
 
 SourceSpec = BrowserSpec | InputSpec | WindowSpec | ReplaySpec
 

@@ -1,6 +1,8 @@
 """The command line as a whole, without any process of ours: what it loads, says and refuses."""
 
+import gzip
 import json
+import lzma
 import os
 import signal
 import subprocess
@@ -120,6 +122,18 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
         runs._values(tmp_path / "latin.csv", None, from_screen=False)
     with pytest.raises(ConfigError, match="cannot be read"):
         recording._read(tmp_path)
+
+
+def test_a_packed_log_is_sent_unpacked_and_told_by_its_name(tmp_path):
+    for name, pack in (("log.csv.gz", gzip.compress), ("log.csv.xz", lzma.compress)):
+        (tmp_path / name).write_bytes(pack("a,b\nZoë,1\n".encode()))
+        assert recording._read(tmp_path / name) == "a,b\nZoë,1\n"
+        assert recording._format(tmp_path / name) == "csv"
+        (tmp_path / name).write_bytes(pack(b"x" * 99)[:-9])
+        with pytest.raises(ConfigError, match="cannot be unpacked"):
+            recording._read(tmp_path / name)
+    assert recording._format(tmp_path / "a.b.XES") == "xes"
+    assert recording._format(tmp_path / "log") == "jsonl"
 
 
 def test_columns_of_a_csv_are_field_and_column():
