@@ -12,6 +12,13 @@
 
   const MAX_ELEMENTS = 1000;
   const MAX_CHARS = 200; // of a text in a snapshot
+  const MAX_CLASSES = 8;
+  const MAX_CLASS_CHARS = 40;
+  const MAX_SHAPES = 200; // of drawings in a snapshot
+  const POINTED = /hover|focus|(^|-)active|selecting/;
+  const SHAPES = new Set([
+    "circle", "ellipse", "line", "path", "polygon", "rect", "text", "tspan",
+  ]);
   const MAX_VALUE_CHARS = 8192; // of what was typed or copied
   const FOCUS_AGE_MS = 5000; // how long the state before a field took the focus counts as "before"
 
@@ -115,6 +122,7 @@
     "heading", "columnheader", "rowheader", "checkbox", "radio", "switch", "treeitem", "term",
     "tooltip", "caption",
   ]);
+  const MIXED = new Set(["generic", "paragraph", "heading", "listitem"]);
   const BORROWS = new Set([
     "cell", "gridcell", "definition", "term", "listitem", "heading", "link", "button", "tab",
     "menuitem", "option", "columnheader", "rowheader", "paragraph", "caption",
@@ -386,8 +394,27 @@
     if (el.localName === "select") {
       item.options = [...el.options].slice(0, MAX_CHARS).map((option) => short(option.label));
     }
+    const classes = classesOf(el);
+    if (classes.length) item.classes = classes;
+    const colour = context.text || name ? null : colourOf(el);
+    if (colour) item.colour = colour;
     item.box = [rect.x, rect.y, rect.width, rect.height].map((v) => Math.round(v * 10) / 10);
     return item;
+  }
+
+  // Style classes, but those that only say where pointer and focus are.
+  function classesOf(el) {
+    const given = el.getAttribute("class");
+    return given ? clean(given).split(" ").filter((word) => word && !POINTED.test(word))
+      .slice(0, MAX_CLASSES).map((word) => word.slice(0, MAX_CLASS_CHARS)) : [];
+  }
+
+  // The colour of what shows nothing else: a swatch, or a shape of a drawing.
+  function colourOf(el) {
+    if (SHAPES.has(el.localName)) return getComputedStyle(el).fill;
+    if (el.childElementCount) return null;
+    const colour = getComputedStyle(el).backgroundColor;
+    return colour.startsWith("rgb(") ? colour : null;
   }
 
   // ---- the tree ------------------------------------------------------------------------------
@@ -396,11 +423,23 @@
     "optgroup", "datalist", "source", "track", "param", "br", "wbr", "object", "embed", "canvas",
   ]);
 
-  function ownText(el) {
+  const INLINE = new Set(["a", "b", "code", "em", "i", "mark", "small", "span", "strong", "u"]);
+
+  function ownText(el, role) {
     if (el.localName === "textarea" || isEditable(el)) return "";
     let text = "";
-    for (const child of childrenOf(el)) if (child.nodeType === 3) text += " " + child.data;
-    return text && short(text);
+    let inline = MIXED.has(role);
+    let mixed = false;
+    for (const child of childrenOf(el)) {
+      if (child.nodeType === 3) {
+        text += " " + child.data;
+      } else if (child.nodeType === 1) {
+        mixed = true;
+        inline = inline && INLINE.has(child.localName);
+      }
+    }
+    text = text && short(text);
+    return text && mixed && inline ? textOf(el) : text; // a sentence with words set in bold
   }
 
   // <td><span>Anna</span></td> reads as one cell: a single plain wrapper lends its text.
@@ -414,7 +453,7 @@
       [only] = children;
       if (roleOf(only) !== "generic" || only.localName === "label" || clickable(only)
           || !only.checkVisibility()) return ["", null];
-      const text = ownText(only);
+      const text = ownText(only, roleOf(only));
       if (text) return only.childElementCount ? ["", null] : [text, only];
     }
   }
@@ -432,6 +471,7 @@
     const nodes = [];
     const places = new Map();
     const context = { focused, tables: new Map(), text: "" };
+    shapes = 0;
     mayEdit = document.designMode === "on" || document.querySelector("[contenteditable]") !== null;
     const visit = (el, parent, lent) => {
       if (items.length >= MAX_ELEMENTS || SKIPPED.has(el.localName)) return;
@@ -439,7 +479,7 @@
       if (!shown && getComputedStyle(el).display !== "contents") return;
       if (el.getAttribute("aria-hidden") === "true" && !el.matches("input, select, textarea")) return;
       const role = roleOf(el);
-      let text = ownText(el);
+      let text = ownText(el, role);
       let lender = null;
       if (!text && shown) [text, lender] = lentText(el, role);
       let at = parent;
@@ -454,17 +494,36 @@
       } else {
         lender = lent;
       }
-      if (/^(select|textarea|svg)$/.test(el.localName) || isEditable(el)) return;
+      if (/^(select|textarea)$/.test(el.localName) || isEditable(el)) return;
       for (const child of childrenOf(el)) if (child.nodeType === 1) visit(child, at, lender);
     };
     if (document.body) visit(document.body, null, null);
     return { items, nodes, places, t: Date.now() };
   }
 
+  let shapes = 0;
+
   function wanted(el, role, text) {
     if (el === document.body) return Boolean(text);
-    if (role === "generic" && !text && !clickable(el)) return false;
+    if (SHAPES.has(el.localName)) return (shapes += 1) <= MAX_SHAPES;
+    if (el instanceof SVGElement && el.localName !== "svg") return false;
+    if (role === "generic" && !text && !clickable(el) && !isIcon(el) && !repeats(el)) return false;
     return !NEEDS_NAME.has(role) || Boolean(text || ariaName(el));
+  }
+
+  // Drawn by its style alone.
+  function isIcon(el) {
+    return !el.childElementCount && el.localName !== "svg"
+      && Boolean(el.id || classesOf(el).length || colourOf(el));
+  }
+
+  // The item of a list that has no tags of one: a sibling is built alike.
+  function repeats(el) {
+    const [kind] = el.childElementCount ? classesOf(el) : [];
+    if (!kind) return false;
+    const alike = (other) => other && other.localName === el.localName
+      && classesOf(other)[0] === kind;
+    return alike(el.previousElementSibling) || alike(el.nextElementSibling);
   }
 
   function rectShown(el) {
@@ -514,7 +573,7 @@
       if (el && snap && snap.places.has(el)) {
         message.index = snap.places.get(el);
       } else if (el) {
-        const context = { focused: null, tables: new Map(), text: ownText(el) };
+        const context = { focused: null, tables: new Map(), text: ownText(el, roleOf(el)) };
         message.element = describe(el, roleOf(el), null, null, context);
       }
       globalThis.watEmit(JSON.stringify(Object.assign(message, more)));
@@ -829,7 +888,7 @@
     const inWords = (el) => {
       for (let at = el; at && at.nodeType === 1; at = parentOf(at)) {
         const role = roleOf(at);
-        const name = nameOf(at, role) || ownText(at);
+        const name = nameOf(at, role) || ownText(at, role);
         if (role !== "generic" || name) return name ? `${role} "${name}"` : role;
       }
       return "another element";

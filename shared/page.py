@@ -93,6 +93,8 @@ class PageElement(Frozen):
     secret: bool = False
     states: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    colour: str | None = None
     box: tuple[float, float, float, float]  # x, y, width, height in CSS pixels
 
 

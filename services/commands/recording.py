@@ -171,7 +171,7 @@ def _summary(ended: Mapping[str, Any]) -> str:
 def replay(
     file: Annotated[Path, typer.Argument(help="A recorded log; may end in .gz or .xz.")],
     log_format: Annotated[
-        Literal["jsonl", "csv", "xes"] | None,
+        Literal["jsonl", "csv", "xes", "demonstrations"] | None,
         typer.Option("--format", help="By default as the file's name ends; else JSON lines."),
     ] = None,
     columns: Annotated[

@@ -86,7 +86,7 @@ class ReplayAsked(_Asked):
 
     content: Annotated[str | None, Field(description="the log itself; it stays in memory")] = None
     path: Annotated[str | None, Field(max_length=1024)] = None
-    format: Literal["jsonl", "csv", "xes"] = "jsonl"
+    format: Literal["jsonl", "csv", "xes", "demonstrations"] = "jsonl"
     columns: Annotated[
         dict[str, str] | None,
         Field(description="csv, xes: field -> column, or column|column, or column+column"),

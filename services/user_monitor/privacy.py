@@ -36,6 +36,7 @@ _SECRET = Text(cls="secret")
 _NO_HASH = frozenset({"empty", "bool", "date", "secret"})
 
 
+_RGB = re.compile(r"rgb\(\d{1,3}, \d{1,3}, \d{1,3}\)")
 _WORD = re.compile(r"[a-z]{1,24}[1-6]?(?:-[a-z]{1,24})?")
 """Roles, tags and states; what a page makes up beyond them is data."""
 
@@ -202,6 +203,11 @@ class Redactor:
             value=None if secret else _some(self, raw.untrusted_value, allowed, label=label),
             states=tuple(state for state in raw.states if _WORD.fullmatch(state)),
             options=tuple(options),
+            classes=tuple(
+                filter(None, (self.identifier(c, allowed) for c in raw.untrusted_classes))
+            )
+            or None,
+            colour=_colour(raw.untrusted_colour),
             box=raw.box,
         )
 
@@ -290,6 +296,10 @@ def _some(
     if untrusted is None or untrusted == "":
         return None
     return redactor.text(untrusted, allowed, label=label, control=control)
+
+
+def _colour(untrusted: str | None) -> str | None:
+    return untrusted if untrusted and _RGB.fullmatch(untrusted) else None
 
 
 def _role(raw: RawElement) -> str:

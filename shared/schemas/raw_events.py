@@ -138,6 +138,8 @@ class SnapshotElement(Frozen):
     value: Text | None = Field(None, description="of a field; a password field has none")
     states: tuple[str, ...] = Field((), description="checked disabled focused required expanded …")
     options: tuple[Text, ...] = Field((), description="of a native select")
+    classes: tuple[str, ...] | None = Field(None, description="style classes, ids masked")
+    colour: str | None = Field(None, description="of what shows no text: rgb(0, 0, 0)")
     box: Box | None = None
 
 

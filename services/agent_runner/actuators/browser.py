@@ -69,6 +69,8 @@ def _element(item: PageElement, index: int) -> SnapshotElement:
         value=None if item.secret else _text(item.value),
         states=item.states,
         options=tuple(Text(cls=classify(option), clear=option or None) for option in item.options),
+        classes=item.classes or None,
+        colour=item.colour,
         box=Box(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px),
     )
 

@@ -67,6 +67,8 @@ class RawElement:
     is_secret: bool = False
     states: tuple[str, ...] = ()
     untrusted_options: tuple[RawText, ...] = ()
+    untrusted_classes: tuple[str, ...] = ()
+    untrusted_colour: str | None = None  # of what shows nothing else: rgb(0, 0, 0)
     box: Box | None = None
 
 

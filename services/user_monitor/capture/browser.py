@@ -216,5 +216,7 @@ def _raw(item: PageElement, untrusted_selector: str | None = None) -> RawElement
         is_secret=item.secret,
         states=item.states,
         untrusted_options=item.options,
+        untrusted_classes=item.classes,
+        untrusted_colour=item.colour,
         box=Box(x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px),
     )

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import BinaryIO, Self, cast
 
 from services.user_monitor.capture import LogFormat, RawCapture, ReplaySpec, SourceKind
+from services.user_monitor.capture.replay_demonstrations import read_demonstrations
 from services.user_monitor.capture.replay_jsonl import read_json_lines
 from services.user_monitor.capture.replay_table import check_map, read_csv
 from services.user_monitor.capture.replay_xes import read_xes
@@ -26,7 +27,12 @@ from shared.schemas import derive_id
 __all__ = ["FORMATS", "MAX_LOG_BYTES", "ReplaySource", "read_log", "unpacked"]
 
 FORMATS: Mapping[str, LogFormat] = MappingProxyType(
-    {"jsonl": read_json_lines, "csv": read_csv, "xes": read_xes}
+    {
+        "jsonl": read_json_lines,
+        "csv": read_csv,
+        "xes": read_xes,
+        "demonstrations": read_demonstrations,
+    }
 )
 
 MAX_LOG_BYTES = 1 << 30

@@ -66,6 +66,8 @@ def _raw_element(item: SnapshotElement) -> RawElement:
         untrusted_value=_raw(item.value),
         states=item.states,
         untrusted_options=tuple(t if t.clear is None else t.clear for t in item.options),
+        untrusted_classes=item.classes or (),
+        untrusted_colour=item.colour,
         box=item.box,
     )
 
