@@ -36,6 +36,10 @@ _COMPOSE = """\
 #STACK_PUBLIC_KEYS=public-keys
 #STACK_UID=1000
 #STACK_GID=1000
+
+# -- traces ----------------------------------------------------------------------------------------
+# Where spans are sent, by OTLP over HTTP; empty: nowhere (docs/containers.md, Watching it)
+#OTEL_EXPORTER_OTLP_ENDPOINT=
 """
 
 _SET_IN_CONTAINERS = {"data_dir", "config_dir", "bus_url", "host", "port"}

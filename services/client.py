@@ -202,6 +202,11 @@ class Rooms(AbstractContextManager["Rooms"]):
                 return f"http://{host}:{port}"
         return None
 
+    def is_ready(self, room: Room) -> bool:
+        """Tell whether a process runs `room` and has taken it up."""
+        address = self.address(room)
+        return address is not None and _rooms_at(address).get(room, False)
+
     def _find(self, room: Room, *, works: bool) -> str:
         """Return where `room` answers once it is ready; start it where nobody runs it."""
         deadline = time.monotonic() + _START_S

@@ -15,7 +15,7 @@ from typing import Protocol, cast, get_type_hints
 import uvicorn
 from fastapi import APIRouter
 
-from shared import failpoints
+from shared import failpoints, tracing
 from shared.api import create_app, read_token
 from shared.bus import open_bus
 from shared.clock import Clock
@@ -72,6 +72,22 @@ async def serve(
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    try:
+        with tracing.export_if_asked(tuple(service.room for service in services)):
+            await _serve(services, common, clock, port, started, stop)
+    finally:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+
+
+async def _serve(
+    services: Sequence[Service],
+    common: CommonSettings,
+    clock: Clock,
+    port: int,
+    started: Callable[[str], None],
+    stop: asyncio.Event,
+) -> None:
     listener = _bind(common.host, port)
     address = "http://{}:{}".format(*listener.getsockname()[:2])
     app = create_app(services, common, read_token(common.token_file))
@@ -94,8 +110,6 @@ async def serve(
         server.should_exit = True
         await http
         await bus.close()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(name)
 
 
 async def _guarded(service: Service, stop: asyncio.Event) -> None:

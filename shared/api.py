@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.bus import Place
 from shared.errors import ConfigError, ContractError, NotFound, WatError
 from shared.forget import Receipt
+from shared.progress import Progress
 from shared.service import Service
 from shared.settings import CommonSettings
 
@@ -115,6 +116,8 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
         # Their pages load scripts from elsewhere, which would then run beside our own address.
         docs_url=None,
         redoc_url=None,
+        # Its own spans and logs would hold addresses with their queries, and messages of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
 
     @app.get("/healthz")
@@ -142,7 +145,7 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
         prefix = f"/v1/{service.room}"
         ready = [Depends(_must_be_ready(service))]
         app.include_router(service.router, prefix=prefix, tags=[service.room], dependencies=ready)
-        for more in (_dead_letters(service), _forgets(service)):
+        for more in (_progress(service), _dead_letters(service), _forgets(service)):
             app.include_router(more, prefix=prefix, tags=[service.room], dependencies=ready)
     app.add_exception_handler(WatError, _wat_problem)
     app.add_exception_handler(HTTPException, _http_problem)
@@ -161,6 +164,19 @@ def _must_be_ready(service: Service) -> Callable[[], None]:
             raise HTTPException(503, f"{service.room} is starting or stopping: try again")
 
     return check
+
+
+def _progress(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/progress")
+    def show_progress() -> Progress:
+        """Say how far this room has read, what failed, and what its jobs do."""
+        if service.progress.latest is None:
+            raise HTTPException(503, f"{service.room} has not looked yet: try again")
+        return service.progress.latest
+
+    return router
 
 
 def _dead_letters(service: Service) -> APIRouter:

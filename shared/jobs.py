@@ -12,12 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shared.bus.base import Effects, Port
+from shared import tracing
+from shared.bus.base import Effects, Port, noted_trace
 from shared.clock import Clock
 from shared.errors import ConflictError, NotFound, WatError
 from shared.store import Store
 
-__all__ = ["Job", "JobWorker", "get_job"]
+__all__ = ["STATES", "Job", "JobWorker", "get_job"]
+
+STATES = ("asked", "running", "done", "failed", "cancelled")
 
 MAX_ATTEMPTS = 5
 """As for records: the fifth failure is final."""
@@ -127,7 +130,7 @@ class JobWorker:
             job = get_job(self._port.store, job.id)
         except NotFound:  # forgotten just now
             return
-        task = asyncio.ensure_future(self._work(job, self._port))
+        task = asyncio.ensure_future(self._traced(job))
         self._current = (job.id, task)
         if job.id in self._cancelled:  # while the row was being written
             task.cancel()
@@ -141,6 +144,12 @@ class JobWorker:
             stopping.cancel()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def _traced(self, job: Job) -> Effects:
+        """Work within the trace of what asked for the job."""
+        asked_in = noted_trace(self._port.store, job.id)
+        with tracing.span(self._port.room, f"work {job.kind}", asked_in):
+            return await self._work(job, self._port)
 
     async def _ended(self, job: Job, task: asyncio.Task[Effects], stop: asyncio.Event) -> None:
         """Write down how a job ended, or that a stop cut it off."""

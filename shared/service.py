@@ -9,22 +9,27 @@ Does not cover: what the records mean (rooms), and where they stand (the bus).
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import ClassVar, Protocol
 
 from fastapi import APIRouter
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
+from shared import tracing
 from shared.artifacts import ARTIFACT_TABLE, Artifacts
-from shared.bus import Bus, Effects, Message, Place, Port
+from shared.bus import Bus, Effects, Message, Port
 from shared.clock import Clock
 from shared.errors import BusUnavailable, ContractError, NotFound, OffsetOutOfRange, WatError
 from shared.forget import FORGET_TABLES, Forgetting
 from shared.jobs import Job, JobWorker
+from shared.progress import ProgressMeter
 from shared.schemas import ForgetRange, Record, decode
 from shared.settings import CommonSettings
 from shared.topics import Room, Topic
@@ -36,7 +41,7 @@ _BATCH = 500
 _POLL_S = 1.0
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
 _MAINTAIN_EVERY_S = 60.0
-_LAG_EVERY_S = 5.0
+_MEASURE_EVERY_S = 5.0
 _LETTERS_MS = 14 * 24 * 3600 * 1000
 _DRAIN_S = 10.0
 """How long a room may take to finish what is under way; a broker that is away must not hold it."""
@@ -44,11 +49,13 @@ _DRAIN_S = 10.0
 
 _HANDLED = Counter("wat_records_total", "records by outcome", ["room", "topic", "outcome"])
 _HANDLE_S = Histogram(
+    "wat_handler_seconds", "time to handle one record, without its commit", ["room", "topic"],
+    buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)  # fmt: skip
+_BATCH_S = Histogram(
     "wat_batch_seconds", "time from poll to commit of one batch", ["room"],
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
 )  # fmt: skip
-_LAG = Gauge("wat_lag_records", "records not read yet", ["room", "topic"])
-_REVIVED = Gauge("wat_consumers_revived", "silent consumers that were replaced", ["room"])
 _LOST = Counter("wat_overtaken_total", "times retention overtook the reader", ["room"])
 
 _log = logging.getLogger(__name__)
@@ -99,6 +106,7 @@ class Service:
         self._works = works
         self.router = router
         self.ready = False
+        self.progress = ProgressMeter(logic.room, logic.inputs, clock)
         self._common = common
         self._clock = clock
         self._handling = asyncio.Lock()
@@ -170,7 +178,8 @@ class Service:
                 (self._clock.time_ms(), letter_id),
             )
             try:
-                self._handle(decode(message.value, message.headers), message, effects)
+                with self._span(message.topic, tracing.context_of(message.headers), 1):
+                    self._handle(decode(message.value, message.headers), message, effects)
                 await self.port.commit(effects)
             except Exception:
                 await self.logic.start(self.port)
@@ -223,16 +232,15 @@ class Service:
         effects, positions = Effects(self.room), {}
         failed: tuple[Message, Exception] | None = None
         num_handled = 0
-        for message in messages:
-            before = effects.mark()
-            try:
-                self._handle_one(message, effects)
-            except Exception as error:
-                effects.back_to(before)
-                failed = (message, error)
+        for context, group in groupby(messages, lambda m: tracing.context_of(m.headers)):
+            together = list(group)
+            with self._span(messages[0].topic, context, len(together)):
+                num_good, failed = self._handle_group(together, effects)
+            for message in together[:num_good]:
+                positions[message.topic, message.partition] = message.offset + 1
+            num_handled += num_good
+            if failed is not None:
                 break
-            positions[message.topic, message.partition] = message.offset + 1
-            num_handled += 1
         if positions:
             try:
                 await self.port.commit(effects, positions)
@@ -243,10 +251,37 @@ class Service:
                 return
             self._wake_jobs(effects)
         self._num_singly = max(0, self._num_singly - num_handled)
-        _HANDLE_S.labels(self.room).observe(time.perf_counter() - started)
+        if positions:
+            self.progress.moved()
+        _BATCH_S.labels(self.room).observe(time.perf_counter() - started)
         self._log_batch(messages, num_handled)
         if failed is not None:
             await self._failed(*failed, stop)
+
+    def _handle_group(
+        self, messages: Sequence[Message], effects: Effects
+    ) -> tuple[int, tuple[Message, Exception] | None]:
+        """Handle messages of one trace up to the first that fails; return how many did not."""
+        seconds = _HANDLE_S.labels(self.room, messages[0].topic)
+        for num_good, message in enumerate(messages):
+            before, started = effects.mark(), time.perf_counter()
+            try:
+                self._handle_one(message, effects)
+            except Exception as error:
+                effects.back_to(before)
+                return num_good, (message, error)
+            seconds.observe(time.perf_counter() - started)
+        return len(messages), None
+
+    def _span(
+        self, topic: str, context: str | None, num_messages: int
+    ) -> AbstractContextManager[None]:
+        return tracing.span(
+            self.room, f"process {topic}", context, "consumer",
+            messaging__operation__type="process", messaging__destination__name=topic,
+            messaging__consumer__group__name=str(self.room),
+            messaging__batch__message_count=num_messages,
+        )  # fmt: skip
 
     async def _refused(
         self, messages: Sequence[Message], error: Exception, stop: asyncio.Event
@@ -346,11 +381,12 @@ class Service:
         )
 
     async def _maintain(self, stop: asyncio.Event) -> None:
-        """Apply retention, collect orphans and measure lag, until `stop`."""
+        """Measure how far it is, apply retention and collect orphans, until `stop`."""
         artifacts = Artifacts(self._common.data_dir / "artifacts", self.room)
         next_round_s = 0.0
         while not stop.is_set():
-            self._measure_lag()
+            with contextlib.suppress(BusUnavailable):  # the loop that reads says so already
+                await self.progress.measure(self.port)
             if time.monotonic() >= next_round_s:
                 next_round_s = time.monotonic() + _MAINTAIN_EVERY_S
                 try:
@@ -359,7 +395,7 @@ class Service:
                     artifacts.collect(self.port.store, self._clock.time_ms() / 1000)
                 except (BusUnavailable, OSError) as error:
                     _log.warning("maintenance waits: %s", type(error).__name__)
-            await _pause(_LAG_EVERY_S, stop)
+            await _pause(_MEASURE_EVERY_S, stop)
 
     async def _drop_old_letters(self) -> None:
         """Keep dead letters no longer than the events that they may hold."""
@@ -368,15 +404,6 @@ class Service:
             effects = Effects(self.room)
             effects.write("DELETE FROM dead_letters WHERE time_ms < ?", (before_ms,))
             await self.port.commit(effects)
-
-    def _measure_lag(self) -> None:
-        by_topic: dict[str, int] = dict.fromkeys(map(str, self.logic.inputs), 0)
-        place: Place
-        for place, count in self.port.lag().items():
-            by_topic[place[0]] = by_topic.get(place[0], 0) + count
-        _REVIVED.labels(self.room).set(self.port.num_revived)
-        for topic, count in by_topic.items():
-            _LAG.labels(self.room, topic).set(count)
 
 
 def spare_collector() -> None:

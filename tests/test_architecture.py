@@ -27,6 +27,8 @@ ANYWHERE = {
 ONLY_HERE = {
     "shared/api.py": {"fastapi", "starlette", "prometheus_client"},
     "shared/service.py": {"fastapi", "prometheus_client"},
+    "shared/progress.py": {"prometheus_client"},
+    "shared/tracing.py": {"opentelemetry"},
     "shared/bus/kafka.py": {"aiokafka"},
     "shared/bus/log.py": {"apsw"},
     "shared/store.py": {"apsw"},

@@ -21,8 +21,9 @@ from services.agent_runner.retention import Retention, forget_pages
 from services.agent_runner.runs import RunRow
 from services.agent_runner.settings import RunnerSettings
 from services.agent_runner.work import ActiveRun, RunWork, Task
+from shared import tracing
 from shared.artifacts import Artifacts
-from shared.bus.base import Effects, Message, Port
+from shared.bus.base import Effects, Message, Port, noted_trace
 from shared.clock import Clock
 from shared.errors import (
     BusError,
@@ -117,6 +118,7 @@ class Runner:
             if gone:
                 grants.forget(record.routine_id, effects)
         elif isinstance(record, ModelCard):
+            effects.note_trace(record.subject_id)
             self._retention.unlink_later(self.catalog.learn_card(record, effects))
             if record.status is ModelStatus.DELETED:
                 self._forget(runs.run_ids(store, routine_id=record.subject_id), effects)
@@ -219,7 +221,7 @@ class Runner:
         if asked.approve is not None and not covered:
             self._grant(run, asked.approve, effects)
         if run.state is RunState.ASKED:
-            effects.job(run.run_id, "run", {}, run.asked_ms)
+            self._ask_job(run, run.asked_ms, effects)
         await self.port.commit(effects)
         return run
 
@@ -237,7 +239,7 @@ class Runner:
         now_ms = self.clock.time_ms()
         self._grant(run, approval, effects)
         runs.set_run_state(run_id, RunState.ASKED, None, now_ms, effects)
-        effects.job(run_id, "run", {}, now_ms)
+        self._ask_job(run, now_ms, effects)
         await self.port.commit(effects)
         return runs.get_run(self.port.store, run_id)
 
@@ -321,6 +323,11 @@ class Runner:
         except BusError:
             self.catalog.load(self.port.store)
             raise
+
+    def _ask_job(self, run: RunRow, now_ms: int, effects: Effects) -> None:
+        """Let a run begin, as a part of the trace that its agent came of."""
+        with tracing.span(self.room, "ask", noted_trace(self.port.store, run.routine_id)):
+            effects.job(run.run_id, "run", {}, now_ms)
 
     def _waiting(self, run_id: str) -> RunRow:
         run = runs.get_run(self.port.store, run_id)

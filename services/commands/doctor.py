@@ -1,4 +1,4 @@
-"""`wat doctor`: what this machine has, what is missing, and what to do about it.
+"""`wat doctor`: what this machine has, what is missing or stuck, and what to do about it.
 
 Looks only: starts nothing but `--version` of programmes that it finds, and changes nothing.
 """
@@ -10,16 +10,16 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import typer
 
-from services.commands.terminal import AsJson, show_json, show_table
+from services.commands.terminal import AsJson, show_json, show_table, took
 from shared.errors import WatError
 from shared.topics import Room
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-State = Literal["ok", "missing", "optional"]
+State = Literal["ok", "missing", "stuck", "optional"]
 
 _PACKAGES: dict[Room, tuple[str, ...]] = {
     Room.USER_MONITOR: ("pynput", "Xlib", "playwright"),
@@ -39,6 +39,8 @@ _PACKAGES: dict[Room, tuple[str, ...]] = {
 _EXTRA = "monitor,learner,trainer,runner"
 _MIN_FREE_BYTES = 1 << 30
 _WAIT_S = 15.0
+_STALLED_MS = 30_000
+"""A room that handled nothing so long although records wait is stuck: a handler takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Finding:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is there, what is missing and what to do; ends with 1 if something needed is."""
+    """Say what is there, what is missing or stuck, and what to do; ends with 1 if anything is."""
     findings = _findings()
     if as_json:
         show_json([asdict(finding) for finding in findings])
@@ -61,7 +63,7 @@ def doctor(as_json: AsJson = False) -> None:
             ("", "", "found", "what to do"),
             (
                 (
-                    {"ok": "ok", "missing": "MISSING", "optional": "-"}[f.state],
+                    {"ok": "ok", "optional": "-"}.get(f.state, f.state.upper()),
                     f.what,
                     f.found,
                     f.do,
@@ -70,7 +72,7 @@ def doctor(as_json: AsJson = False) -> None:
             ),
             "nothing was looked at",
         )
-    if any(finding.state == "missing" for finding in findings):
+    if any(finding.state in ("missing", "stuck") for finding in findings):
         raise typer.Exit(1)
 
 
@@ -92,7 +94,7 @@ def _findings() -> list[Finding]:
         _port,
         _running,
     ]
-    return [*found, *(look(common) for look in looks)]
+    return [*found, *(look(common) for look in looks), *_progress(common)]
 
 
 def _python() -> Finding:
@@ -292,3 +294,47 @@ def _running(common: "CommonSettings") -> Finding:
     if running:
         return Finding("running", "ok", ", ".join(running))
     return Finding("running", "ok", "no room (`wat up`; a command runs the room it needs)")
+
+
+def _progress(common: "CommonSettings") -> list[Finding]:
+    """Return how far each room that runs has come; one that runs for a command has read all."""
+    from services.client import Rooms
+
+    findings = []
+    with Rooms(common) as rooms:
+        for room in Room:
+            if rooms.address(room) is None:
+                continue
+            if not rooms.is_ready(room):
+                do = "wait a minute; if it stays so, see its log"
+                findings.append(Finding(f"{room} progress", "stuck", "is not ready yet", do))
+                continue
+            try:
+                findings.append(_words(room, rooms.ask(room).get("progress")))
+            except WatError as error:
+                do = "see its log"
+                findings.append(Finding(f"{room} progress", "missing", str(error), do))
+    return findings
+
+
+def _words(room: Room, shown: Mapping[str, Any]) -> Finding:
+    """Say in words what `GET progress` says in numbers."""
+    what = f"{room} progress"
+    waiting = [
+        f"{one['num_unhandled']} of {one['topic']} wait, the oldest for "
+        f"{took(max(0, shown['measured_ms'] - one['oldest_ms']))}"
+        for one in shown["inputs"]
+        if one["num_unhandled"]
+    ]
+    said = "; ".join(waiting) or "nothing waits"
+    jobs = ", ".join(f"{n} {state}" for state, n in shown["jobs"].items() if n)
+    said += f"; jobs: {jobs}" if jobs else ""
+    if letters := shown["num_dead_letters"]:
+        said += f"; {letters} dead letters (GET /v1/{room}/dead-letters)"
+    if tries := shown["failing_attempts"]:
+        do = "nothing: a record that fails five times becomes a dead letter; its log says why"
+        return Finding(what, "ok", f"{said}; one record failed {tries} times", do)
+    if waiting and shown["stalled_ms"] >= _STALLED_MS:
+        said += f"; nothing was handled for {took(shown['stalled_ms'])}"
+        return Finding(what, "stuck", said, "see its log; if that says nothing, start it anew")
+    return Finding(what, "ok", said)

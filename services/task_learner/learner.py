@@ -40,8 +40,9 @@ from services.task_learner.segment import (
 )
 from services.task_learner.settings import TaskLearnerSettings
 from services.task_learner.traces import TraceKeeper
+from shared import tracing
 from shared.artifacts import Artifacts
-from shared.bus.base import Effects, Message, Port
+from shared.bus.base import Effects, Message, Port, noted_trace
 from shared.clock import Clock
 from shared.errors import ConflictError, ContractError, NotFound
 from shared.forget import count_forgotten
@@ -126,6 +127,7 @@ CREATE TABLE IF NOT EXISTS traces(
         self._pending: dict[str, list[tuple[str, UserAction]]] = defaultdict(list)
         self._to_search: set[str] = set()  # users whose words may have come from what is forgotten
         self._ends: dict[str, dict[Token, list[str]]] = {}  # which routines a token ends, by user
+        self._heard_in: str | None = None  # trace of the newest event
         self._heard_s: dict[str, float] = {}  # when a user's demonstration was last added to
         store = port.store
         self._seen = {
@@ -172,7 +174,8 @@ CREATE TABLE IF NOT EXISTS traces(
         """End what only silence ends: demonstrations, and the leases of run marks."""
         while not stop.is_set():
             effects = Effects(self.room)
-            self.tick(effects)
+            with tracing.continued(self._heard_in):
+                self.tick(effects)
             if effects:
                 await self._commit(effects)
             try:
@@ -222,8 +225,9 @@ CREATE TABLE IF NOT EXISTS traces(
             known.name, known.named_by_user = name, True
         known.train += train
         effects = Effects(self.room)
-        record = self._publish(known, effects)
-        await self._commit(effects)
+        with tracing.span(self.room, "decide", noted_trace(self.port.store, routine_id)):
+            record = self._publish(known, effects)
+            await self._commit(effects)
         if self.routines.get(routine_id) is not known:  # reloaded while the commit was under way
             await self.start(self.port)
         return record
@@ -245,6 +249,7 @@ CREATE TABLE IF NOT EXISTS traces(
     # ---- events --------------------------------------------------------------------------------
 
     def _on_event(self, event: UiEvent, message: Message, effects: Effects) -> None:
+        self._heard_in = tracing.current()
         raw = message.value
         place = (event.user_id, event.source.value, event.session)
         if event.seq <= self._seen.get(place, -1):

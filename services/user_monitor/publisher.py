@@ -10,6 +10,7 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from services.user_monitor.capture import RawCapture
@@ -19,11 +20,12 @@ from services.user_monitor.privacy import Redactor
 from services.user_monitor.recorder import DropReason, Recorder, place_of
 from services.user_monitor.spool import Spool
 from services.user_monitor.teaching import Lesson, Teaching
+from shared import tracing
 from shared.artifacts import Artifacts
 from shared.bus import Effects, Port
 from shared.errors import BusUnavailable
 from shared.schemas import Source, UiEvent, event_id
-from shared.topics import Room
+from shared.topics import Room, Topic
 
 __all__ = ["TABLES", "Publisher", "holder_of"]
 
@@ -117,7 +119,8 @@ class Publisher:
                 if not taken:
                     return num_events
                 self._held = taken
-                num_events += await self._publish(taken)
+                with self._span(len(taken)):
+                    num_events += await self._publish(taken)
                 self._held = []
 
     async def drain_spool(self) -> int:
@@ -140,6 +143,14 @@ class Publisher:
             for r in recorders
         ]
         return list(heapq.merge(*taken, key=lambda item: item[2].time_ms))
+
+    def _span(self, num_captures: int) -> AbstractContextManager[None]:
+        """Begin the trace of what is published together: the way to a run begins here."""
+        return tracing.span(
+            Room.USER_MONITOR, f"publish {Topic.RAW_EVENTS}", None, "producer",
+            messaging__operation__type="send", messaging__destination__name=Topic.RAW_EVENTS,
+            messaging__batch__message_count=num_captures,
+        )  # fmt: skip
 
     async def _publish(self, taken: list[_Taken]) -> int:
         while True:

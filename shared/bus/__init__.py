@@ -18,6 +18,7 @@ from shared.bus.base import (
     Place,
     Port,
     Subscription,
+    noted_trace,
 )
 from shared.clock import Clock
 from shared.errors import ConfigError
@@ -34,6 +35,7 @@ __all__ = [
     "Port",
     "Subscription",
     "find_owner",
+    "noted_trace",
     "open_bus",
 ]
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from shared import tracing
 from shared.errors import ContractError
 from shared.schemas import Headers, Record, derive_id, encode, headers_of
 from shared.store import SqlValue, Statement, Store
@@ -20,6 +21,7 @@ __all__ = [
     "Place",
     "Port",
     "Subscription",
+    "noted_trace",
 ]
 
 Place = tuple[str, int]
@@ -41,6 +43,10 @@ CREATE TABLE IF NOT EXISTS jobs(
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, payload TEXT NOT NULL, state TEXT NOT NULL,
   attempts INTEGER NOT NULL, asked_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL, error TEXT);
 CREATE INDEX IF NOT EXISTS jobs_asked ON jobs(asked_ms, id) WHERE state = 'asked';
+CREATE TABLE IF NOT EXISTS trace_contexts(
+  subject TEXT PRIMARY KEY, traceparent TEXT NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS job_gone AFTER DELETE ON jobs BEGIN
+  DELETE FROM trace_contexts WHERE subject = old.id; END;
 """
 """Tables of the frame, in every room's store beside the room's own."""
 
@@ -113,9 +119,11 @@ class Effects:
         """
         topic = _TOPIC_OF[record.record_type]
         self._check_owner(topic)
-        key = str(getattr(record, TOPICS[topic].key)).encode()
-        headers = headers_of(record, self.room)
-        self.outgoing.append(Outgoing(topic, key, encode(record), headers))
+        key = str(getattr(record, TOPICS[topic].key))
+        headers = headers_of(record, self.room, tracing.current())
+        self.outgoing.append(Outgoing(topic, key.encode(), encode(record), headers))
+        if TOPICS[topic].compact and topic is not Topic.FORGETS:
+            self.note_trace(key)
 
     def tombstone(self, topic: Topic, key: str) -> None:
         """Delete `key` from a compact topic."""
@@ -154,7 +162,13 @@ class Effects:
             "VALUES (?, ?, ?, 'asked', 0, ?, ?)",
             (job_id, kind, json.dumps(payload), time_ms, time_ms),
         )
+        self.note_trace(job_id)
         self.asks_work = True
+
+    def note_trace(self, subject: str) -> None:
+        """Remember the trace under way as that of `subject`, for what is done with it later."""
+        if (context := tracing.current()) is not None:
+            self.write("INSERT OR REPLACE INTO trace_contexts VALUES (?, ?)", (subject, context))
 
     def extend(self, other: "Effects") -> None:
         """Append another handling's effects, in order."""
@@ -180,6 +194,12 @@ class Effects:
             raise ContractError(
                 f"{self.room} may not write {topic}: hand it to {TOPICS[topic].owner} over REST"
             )
+
+
+def noted_trace(store: Store, subject: str) -> str | None:
+    """Return the `traceparent` that `Effects.note_trace` left, if any."""
+    rows = store.query("SELECT traceparent FROM trace_contexts WHERE subject = ?", (subject,))
+    return rows[0][0] if rows else None
 
 
 class Subscription(Protocol):

@@ -1,6 +1,7 @@
 """The records, and their form on the wire: JSON value + CloudEvents 1.0 binary-mode headers.
 
-Source: CloudEvents 1.0.2, Kafka protocol binding, section 3.2 (binary content mode).
+Source: CloudEvents 1.0.2, Kafka protocol binding, section 3.2 (binary content mode); distributed
+tracing extension.
 """
 
 import re
@@ -38,6 +39,7 @@ from shared.schemas.tasks import (
     Trace,
     TraceRef,
 )
+from shared.tracing import HEADER
 
 __all__ = [
     "MAX_RECORD_BYTES",
@@ -123,10 +125,13 @@ def _rfc3339(second: int) -> bytes:
         raise ContractError(f"time_ms {second}000 lies after the year 9999") from error
 
 
-def headers_of(record: Record, source: str) -> Headers:
-    """Return the CloudEvents headers of `record`; `source` is the owning room's name."""
+def headers_of(record: Record, source: str, traceparent: str | None = None) -> Headers:
+    """Return the CloudEvents headers of `record`; `source` is the owning room's name.
+
+    `traceparent` is the W3C trace context that it belongs to.
+    """
     second, ms = divmod(record.time_ms, 1000)
-    return (
+    headers = (
         ("ce_specversion", b"1.0"),
         ("ce_id", record.id.encode()),
         ("ce_type", _CE_TYPE[type(record)]),
@@ -134,6 +139,7 @@ def headers_of(record: Record, source: str) -> Headers:
         ("ce_time", b"%s.%03dZ" % (_rfc3339(second), ms)),
         ("content-type", b"application/json"),
     )
+    return headers if traceparent is None else (*headers, (HEADER, traceparent.encode()))
 
 
 def encode(record: Record) -> bytes:

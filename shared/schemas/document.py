@@ -28,6 +28,10 @@ _HEADERS: dict[str, Any] = {
         "ce_type": {"type": "string"},
         "ce_source": {"enum": [f"/{room}" for room in Room]},
         "ce_time": {"type": "string", "format": "date-time"},
+        "ce_traceparent": {
+            "type": "string",
+            "description": "W3C trace context: the trace, from capture to run, it belongs to",
+        },
         "content-type": {"const": "application/json"},
     },
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import tracing
 from shared.bus import Bus, Effects, Message, Place, Port, Subscription, open_bus
 from shared.clock import FakeClock
 from shared.errors import BusUnavailable, ConfigError, ContractError, OffsetOutOfRange, TopicLocked
@@ -136,6 +137,16 @@ class TestAppending:
         [found] = await read_on(await stage.bus().subscribe("tail", ["raw-events"]), 1)
         sent = effects.outgoing[0]
         assert (found.key, found.value, found.headers) == (sent.key, sent.value, sent.headers)
+
+    async def test_a_record_carries_the_trace_it_was_published_in(self, stage: Stage):
+        bus = stage.bus()
+        monitor = await stage.monitor(bus)
+        with tracing.span(Room.USER_MONITOR, "publish", None):
+            context = tracing.current()
+            await publish_events(monitor, range(2))
+        await publish_events(monitor, range(2, 3))
+        found = await read_on(await stage.bus().subscribe("tail", ["raw-events"]), 3)
+        assert [tracing.context_of(m.headers) for m in found] == [context, context, None]
 
     async def test_order_holds_per_key_across_many_commits(self, stage: Stage):
         port = await stage.monitor()

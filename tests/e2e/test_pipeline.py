@@ -4,6 +4,7 @@ Real services in a process of their own, real Chromium, training and WebAssembly
 application's database.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from safetensors.numpy import load
 
 from demo.stack import Stack, values_of
 from demo.watching import watched
+from shared import tracing
+from shared.bus import open_bus
+from shared.clock import SystemClock
 from shared.module import emit
 from shared.proof import parse, sign
 from shared.signing import SigningKey
+from shared.topics import Topic
 from tests.apps.tickets import Tickets
 from tests.apps.tickets_person import Triager
 
@@ -41,6 +46,7 @@ async def test_another_application_is_watched_learned_and_done(tmp_path: Path) -
             run = await _run(stack, routine, records)
             assert [r["state"] for r in run["records"]["items"]] == ["done"] * 5
             assert sorted(app.closed(), key=str) == sorted(map(app.expected, records), key=str)
+        await _check_traces(stack)
 
         with Tickets(5, "changed", port=port) as app:
             run = await _run(stack, routine, app.records(1))
@@ -54,6 +60,21 @@ async def test_another_application_is_watched_learned_and_done(tmp_path: Path) -
             run = await _run(stack, routine, app.records(5), keep_going=True)
             assert [r for r in run["records"]["items"] if r["state"] == "done"] == []
             assert [c for c in app.closed() if c in map(app.expected, app.records(5))] == []
+
+
+async def _check_traces(stack: Stack) -> None:
+    """From capture to run: what stands on a topic belongs to a trace of the topic before it."""
+    bus = open_bus(f"log:{stack.folder}/data/log", stack.folder, SystemClock())
+    found: list[set[str]] = []
+    for topic in (Topic.RAW_EVENTS, Topic.TASKS, Topic.MODELS, Topic.RUNS):
+        messages = await bus.read(topic, 0, 0, 100_000)
+        contexts = [tracing.context_of(message.headers) for message in messages]
+        assert messages, topic
+        assert None not in contexts, topic
+        found.append({str(context).split("-")[1] for context in contexts})
+    await bus.close()
+    for earlier, later in itertools.pairwise(found):
+        assert later <= earlier
 
 
 async def _run(

@@ -249,6 +249,8 @@ def test_doctor_says_what_runs(at_home):
     found = {finding["what"]: finding for finding in at_home_doctor(at_home)}
     assert "agent-runner at http://127.0.0.1:" in found["running"]["found"]
     assert found["data folder"]["state"] == "ok"
+    assert found["task-learner progress"]["state"] == "ok"
+    assert found["task-learner progress"]["found"].startswith("nothing waits")
 
 
 def at_home_doctor(someone: Person, **more: str):
@@ -256,8 +258,8 @@ def at_home_doctor(someone: Person, **more: str):
         out, err = process.communicate(timeout=WAIT_S)
     assert "Traceback" not in err
     findings = json.loads(out)
-    missing = any(finding["state"] == "missing" for finding in findings)
-    assert process.returncode == int(missing)
+    wrong = any(finding["state"] in ("missing", "stuck") for finding in findings)
+    assert process.returncode == int(wrong)
     return findings
 
 

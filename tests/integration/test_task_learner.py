@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from services.task_learner.main import Settings, build
+from shared import tracing
 from shared.api import create_app
 from shared.artifacts import ARTIFACT_TABLE, Artifacts
 from shared.bus import Effects, open_bus
@@ -370,3 +371,20 @@ async def test_a_routine_seen_at_level_structure_says_so_and_cannot_be_trained(t
         assert shared[0] == "full_name"
         with pytest.raises(ConflictError):
             await desk.logic.decide(routine.routine_id, RoutineStatus.APPROVED, train=True)
+
+
+async def test_a_decision_belongs_to_the_trace_that_the_routine_came_of(tmp_path):
+    contexts = [f"00-{n:032x}-00f067aa0ba902b7-01" for n in (1, 2)]
+    async with desk_in(tmp_path) as desk:
+        log = ui_logs.person(1, claims=12)
+        await desk.publish(log.events, log.snapshots)
+        with tracing.continued(contexts[0]):
+            await desk.drain()
+        [routine] = await desk.live()
+        await desk.restart()
+        with tracing.continued(contexts[1]):  # whatever is under way when a person decides
+            await desk.logic.decide(routine.routine_id, RoutineStatus.APPROVED)
+        end = (await desk.bus.bounds(Topic.TASKS))[0][1]
+        [approved] = await desk.bus.read(Topic.TASKS, 0, end - 1, 1)
+        assert decode(approved.value, approved.headers).status is RoutineStatus.APPROVED
+        assert tracing.context_of(approved.headers) == contexts[0]

@@ -57,6 +57,8 @@ def test_the_dashboard_asks_for_metrics_there_are() -> None:
     named = {name for expr in asked for name in re.findall(r"wat_[a-z_]+", expr)}
     assert named
     assert named - known == set()
+    frame = {"wat_lag_records", "wat_oldest_unhandled_seconds", "wat_stalled_seconds", "wat_jobs"}
+    assert frame | {"wat_dead_letters", "wat_handler_seconds_bucket"} <= named
 
 
 def test_the_browser_may_make_namespaces_and_no_more_than_that_is_added() -> None:
