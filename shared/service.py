@@ -10,7 +10,6 @@ Does not cover: what the records mean (rooms), and where they stand (the bus).
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import time
@@ -34,7 +33,7 @@ from shared.schemas import ForgetRange, Record, decode
 from shared.settings import CommonSettings
 from shared.topics import Room, Topic
 
-__all__ = ["Job", "RoomLogic", "Service", "spare_collector"]
+__all__ = ["Job", "RoomLogic", "Service"]
 
 MAX_ATTEMPTS = 5
 _BATCH = 500
@@ -45,7 +44,6 @@ _MEASURE_EVERY_S = 5.0
 _LETTERS_MS = 14 * 24 * 3600 * 1000
 _DRAIN_S = 10.0
 """How long a room may take to finish what is under way; a broker that is away must not hold it."""
-
 
 _HANDLED = Counter("wat_records_total", "records by outcome", ["room", "topic", "outcome"])
 _HANDLE_S = Histogram(
@@ -161,11 +159,11 @@ class Service:
 
     async def replay(self, letter_id: str) -> None:
         """Handle a dead letter once more. Raises NotFound, and what handling it raises."""
-        rows = self.port.store.query(
+        sql = (
             "SELECT topic, partition, offset, key, headers, value, time_ms FROM dead_letters "
-            "WHERE id = ?",
-            (letter_id,),
+            "WHERE id = ?"
         )
+        rows = self.port.store.query(sql, (letter_id,))
         if not rows:
             raise NotFound(f"{self.room} has no dead letter {letter_id}")
         topic, partition, offset, key, headers, value, time_ms = rows[0]
@@ -273,14 +271,12 @@ class Service:
             seconds.observe(time.perf_counter() - started)
         return len(messages), None
 
-    def _span(
-        self, topic: str, context: str | None, num_messages: int
-    ) -> AbstractContextManager[None]:
+    def _span(self, topic: str, context: str | None, num: int) -> AbstractContextManager[None]:
         return tracing.span(
             self.room, f"process {topic}", context, "consumer",
             messaging__operation__type="process", messaging__destination__name=topic,
             messaging__consumer__group__name=str(self.room),
-            messaging__batch__message_count=num_messages,
+            messaging__batch__message_count=num,
         )  # fmt: skip
 
     async def _refused(
@@ -332,11 +328,8 @@ class Service:
             effects.write("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?)", (*place, count))
             self._attempts[place] = count
         _HANDLED.labels(self.room, message.topic, "dead" if positions else "retried").inc()
-        _log.warning(
-            "handler failed",
-            exc_info=error,
-            extra={"room": self.room, "topic": message.topic, "offset": message.offset},
-        )
+        where = {"room": self.room, "topic": message.topic, "offset": message.offset}
+        _log.warning("handler failed", exc_info=error, extra=where)
         await self.port.commit(effects, positions)
         await self._go_back(stop)
         if positions is None:
@@ -370,15 +363,8 @@ class Service:
         _HANDLED.labels(self.room, topic, "handled").inc(num_handled)
         for message in messages[:num_handled]:
             self._attempts.pop((message.topic, message.partition, message.offset), None)
-        _log.debug(
-            "handled",
-            extra={
-                "room": self.room,
-                "topic": topic,
-                "offset": messages[0].offset,
-                "count": num_handled,
-            },
-        )
+        where = {"room": self.room, "topic": topic, "offset": messages[0].offset}
+        _log.debug("handled", extra={**where, "count": num_handled})
 
     async def _maintain(self, stop: asyncio.Event) -> None:
         """Measure how far it is, apply retention and collect orphans, until `stop`."""
@@ -404,17 +390,6 @@ class Service:
             effects = Effects(self.room)
             effects.write("DELETE FROM dead_letters WHERE time_ms < ?", (before_ms,))
             await self.port.commit(effects)
-
-
-def spare_collector() -> None:
-    """Look for garbage cycles less often, and never among what a started process keeps for ever.
-
-    Records hold no cycles, yet a batch of them sets off the collector again and again: a quarter
-    of a handler's time (2 cores, Python 3.11).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 async def _pause(seconds: float, stop: asyncio.Event) -> None:

@@ -18,6 +18,7 @@ import apsw
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from fastapi import APIRouter
 
+from services.serve import spare_collector
 from shared.bus import Effects, Message, Port, open_bus
 from shared.bus.base import Outgoing
 from shared.clock import SystemClock
@@ -37,7 +38,7 @@ from shared.schemas import (
     event_id,
     headers_of,
 )
-from shared.service import Job, Service, spare_collector
+from shared.service import Job, Service
 from shared.settings import CommonSettings
 from shared.topics import Room, Topic
 
