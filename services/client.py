@@ -16,7 +16,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
+from services.listener import other_account_at
 from shared import errors
 from shared.bus import find_owner
 from shared.errors import ConfigError, TopicLocked, WatError
@@ -213,6 +215,7 @@ class Rooms(AbstractContextManager["Rooms"]):
         while True:
             address = self.address(room)
             if address is not None and _rooms_at(address).get(room):
+                _refuse_others(room, address)
                 return address
             if address is None:
                 with suppress(TopicLocked):  # another process was faster
@@ -253,6 +256,17 @@ class Rooms(AbstractContextManager["Rooms"]):
                 f"{path} cannot be read ({error.strerror}): it holds the token of the services; "
                 "set WAT_CONFIG_DIR as they have it"
             ) from error
+
+
+def _refuse_others(room: Room, address: str) -> None:
+    """Raise WatError where another account of this machine would get our token."""
+    parts = urlsplit(address)
+    uid = other_account_at(parts.hostname or "", parts.port or 80)
+    if uid is not None:
+        raise WatError(
+            f"what answers for {room} at {address} belongs to another account (uid {uid}): it gets "
+            "no token; start the room, or set WAT_CONFIG_DIR and WAT_DATA_DIR as it has them"
+        )
 
 
 @contextmanager
