@@ -55,7 +55,9 @@ def listen() -> Iterator[object]:
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")

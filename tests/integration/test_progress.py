@@ -30,7 +30,7 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         broker = request.getfixturevalue("kafka")
         house.bus = open_bus(f"kafka://{broker.address}", tmp_path, house.clock)
     yield house
-    await house.bus.close()
+    await house.close()
     if broker is not None:
         await broker.empty([tmp_path])
 
@@ -86,7 +86,7 @@ async def test_failures_letters_and_jobs_are_counted_and_shown_over_rest(house: 
     house.logic.away = 10**6
     await house.start()
     await house.send("fails", "good", "away")
-    await house.until("SELECT count(*) FROM dead_letters", [(1,)])
+    await house.until("SELECT next FROM positions WHERE topic = 'raw-events'", [(2,)])
     await house.ask_work(run_outcome(0))
     await house.until("SELECT state FROM jobs", [("running",)])
     await measured(house.service.progress, house.service.port)
@@ -112,7 +112,6 @@ async def test_failures_letters_and_jobs_are_counted_and_shown_over_rest(house: 
         assert line in metrics
     house.logic.work_may_end.set()
     await house.until("SELECT state FROM jobs", [("done",)])
-    await house.stop()
 
 
 async def test_records_taken_off_the_end_of_a_topic_do_not_wait(tmp_path: Path):
