@@ -169,7 +169,7 @@ def measure_kafka(under: Path) -> dict[str, Any]:
             finally:
                 import asyncio
 
-                asyncio.run(broker.empty([folder]))
+                asyncio.run(broker.empty())
 
         return run
 

@@ -69,8 +69,6 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         stage = Stage(f"log:{tmp_path}/log?partitions={num_partitions}", tmp_path, None)
     yield stage
     await stage.close()
-    if stage.broker is not None:
-        await stage.broker.empty([tmp_path])
 
 
 @pytest.fixture
@@ -85,7 +83,6 @@ async def kafka_stage(kafka: Broker, tmp_path: Path) -> AsyncIterator[Stage]:
     stage = Stage(f"kafka://{kafka.address}", tmp_path, kafka)
     yield stage
     await stage.close()
-    await kafka.empty([tmp_path])
 
 
 def publishing(room: Room, *records: object) -> Effects:
