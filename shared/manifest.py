@@ -3,7 +3,8 @@
 Reads and writes nothing. The manifest is carried in the module's custom section `wat.manifest`
 as canonical JSON. Everything in the module but its weights and signature follows from it, so it
 is also the input of the runner's proof by re-emission. It holds sizes, names and figures, no
-weights; `constants` are the only values in it that come from what was watched.
+weights; `constants`, and the texts and tables of `programmes`, are the only values in it that come
+from what was watched.
 """
 
 import json
@@ -11,6 +12,8 @@ from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from shared.schemas.programmes import Programme
 
 __all__ = [
     "ABI_VERSION",
@@ -189,6 +192,7 @@ class Manifest(_Frozen):
     actions: tuple[ActionEntry, ...] = Field(min_length=1, max_length=MAX_ACTIONS)
     slots: tuple[Name, ...] = ()
     constants: dict[Name, str] = {}  # values of slots that no record names: the same each time
+    programmes: dict[Name, Programme] = {}  # slots that follow from others, and how
     network: Network
     precision: Precision = "f32"
     margin_threshold: float = Field(ge=0, le=1e6)  # logits
@@ -221,6 +225,8 @@ class Manifest(_Frozen):
             raise ValueError(
                 f"constants must be slots too: {sorted(set(self.constants) - set(self.slots))}"
             )
+        if not set(self.programmes) <= set(self.slots) - set(self.constants):
+            raise ValueError("programmes are for slots that are no constants")
         if self.capabilities != capabilities_of(self.actions):
             raise ValueError(
                 f"capabilities must be {capabilities_of(self.actions)}, what actions use, "

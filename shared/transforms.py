@@ -16,36 +16,34 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from shared.errors import ContractError
-from shared.schemas.base import Frozen
+from shared.schemas.programmes import (
+    PREVIOUS,
+    Case,
+    Count,
+    Dated,
+    Edit,
+    Guard,
+    Mark,
+    Number,
+    Only,
+    Part,
+    Piece,
+    Programme,
+    Replace,
+    Take,
+    Way,
+)
 
 __all__ = [
     "CLASSES",
     "DATE_FORMATS",
     "DATE_ORDERS",
     "MAX_INPUT_CHARS",
-    "PREVIOUS",
-    "Branch",
-    "Case",
-    "Count",
-    "Dated",
-    "Edit",
-    "Guard",
-    "Mark",
-    "Number",
-    "Only",
-    "Part",
-    "Piece",
-    "Programme",
-    "Replace",
-    "Table",
-    "Take",
-    "Way",
     "complete",
+    "counts",
     "describe",
     "edited",
     "mark_at",
@@ -57,9 +55,7 @@ __all__ = [
     "way_text",
 ]
 
-MAX_INPUT_CHARS = 2_000
-PREVIOUS = "@previous"
-"""The input that stands for a parameter's own value in the record before."""
+MAX_INPUT_CHARS = 2_000  # longer texts are no values that a rule is made for
 
 _MARGIN_BITS = 2.5  # a way less than this longer than the best may contradict it
 
@@ -89,137 +85,6 @@ _FORMAT_WORDS = re.compile(r"yyyy|yy|month|mon|mm|m|dd|d")
 _DATE = re.compile(r"(\d{1,4}|[^\W\d_]{3,9})\W{1,3}(\d{1,2}|[^\W\d_]{3,9})\W{1,3}(\d{1,4})")
 
 
-class Mark(Frozen):
-    """A position: a side of the `nth` token of a class, from the left (1 …) or right (-1 …)."""
-
-    cls: str
-    nth: int
-    side: Literal["start", "end"]
-
-
-class Case(Frozen):
-    """Spell with other cases."""
-
-    kind: Literal["case"] = "case"
-    to: Literal["lower", "upper", "title", "sentence"]
-
-
-class Replace(Frozen):
-    """Put another text, or none, in the place of each token of a class.
-
-    A text in which other signs than `known` are left is unlike those it was verified on.
-    """
-
-    kind: Literal["replace"] = "replace"
-    cls: str
-    by: str
-    known: str = ""
-
-
-class Only(Frozen):
-    """Keep the tokens of one class alone, with `by` between them."""
-
-    kind: Literal["only"] = "only"
-    cls: Literal["digits", "letters", "alnum", "word"]
-    by: str = ""
-
-
-class Take(Frozen):
-    """Keep the first (or, below 0, last) characters."""
-
-    kind: Literal["take"] = "take"
-    num: int
-
-
-class Dated(Frozen):
-    """Write a date another way."""
-
-    kind: Literal["date"] = "date"
-    order: Literal["dmy", "mdy", "ymd"]
-    to: Annotated[str, Field(max_length=40)]
-
-
-class Number(Frozen):
-    """Write a number another way; `decimals` None keeps those that are needed."""
-
-    kind: Literal["number"] = "number"
-    point: Literal[".", ","]  # of the input
-    to_point: Literal[".", ","] = "."
-    group: Literal["", ",", ".", " ", "'"] = ""
-    decimals: Annotated[int, Field(ge=0, le=6)] | None = None
-
-
-class Count(Frozen):
-    """Count up the last number in the text."""
-
-    kind: Literal["count"] = "count"
-    by: int = 1
-
-
-Edit = Annotated[Case | Replace | Only | Take | Dated | Number | Count, Field(discriminator="kind")]
-
-
-class Piece(Frozen):
-    """What lies between two marks of the input `of`, trimmed, with `edits` done one by one.
-
-    Without `left` it begins, without `right` it ends with the text.
-    """
-
-    of: int
-    left: Mark | None = None
-    right: Mark | None = None
-    edits: tuple[Edit, ...] = ()
-
-
-class Part(Frozen):
-    """One part of a result: a literal text, or a piece of an input."""
-
-    text: str | None = None
-    piece: Piece | None = None
-
-
-class Table(Frozen):
-    """Results by the whole text of one input."""
-
-    of: int
-    rows: dict[str, str]
-
-
-class Way(Frozen):
-    """One way to make the result, and how long its description is."""
-
-    bits: float
-    parts: tuple[Part, ...] = ()
-    table: Table | None = None
-
-
-class Guard(Frozen):
-    """A test of one input."""
-
-    of: int
-    test: Literal["equals", "has", "shape"]
-    value: str
-    holds: bool = True
-
-
-class Branch(Frozen):
-    """Ways that count where the guard holds."""
-
-    guard: Guard | None = None
-    ways: tuple[Way, ...]
-
-
-class Programme(Frozen):
-    """How a value follows from others: the first branch whose guard holds says it."""
-
-    inputs: tuple[str, ...] = Field(description="names of other parameters, or @previous")
-    branches: tuple[Branch, ...]
-    shapes: tuple[str, ...] = Field(
-        (), description="of the results it was verified on, where none of them holds a letter"
-    )
-    verified: int = Field(0, description="on how many executions it held")
-
-
 def run(programme: Programme, values: Mapping[str, str]) -> str | None:
     """Return what the programme makes of the named values, or None where it does not know."""
     texts = [values.get(name, "").strip() for name in programme.inputs]
@@ -233,17 +98,27 @@ def run(programme: Programme, values: Mapping[str, str]) -> str | None:
     return None
 
 
-def complete(values: Mapping[str, str], programmes: Mapping[str, Programme]) -> dict[str, str]:
+def complete(
+    values: Mapping[str, str],
+    programmes: Mapping[str, Programme],
+    before: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Return `values` with all that can be computed from them; what is given is kept.
 
-    Raises ContractError that names what a programme does not know.
+    `before` are the values of the record before. Raises ContractError that names what a programme
+    does not know from inputs that are there.
     """
     done = dict(values)
     waiting = {name for name in programmes if name not in done}
-    while ready := [n for n in sorted(waiting) if set(programmes[n].inputs) <= set(done)]:
+
+    def inputs(name: str) -> dict[str, str]:
+        last = (before or {}).get(name)
+        return done if last is None else {**done, PREVIOUS: last}
+
+    while ready := [n for n in sorted(waiting) if set(programmes[n].inputs) <= set(inputs(n))]:
         for name in ready:
             waiting.remove(name)
-            text = run(programmes[name], done)
+            text = run(programmes[name], inputs(name))
             if text is None:
                 raise ContractError(
                     f"{name} cannot be told from {', '.join(programmes[name].inputs)}, which is "
@@ -354,7 +229,7 @@ def describe(programme: Programme) -> str:
     """Say in a few words what kind of programme it is."""
     names = ", ".join(programme.inputs)
     way = programme.branches[0].ways[0]
-    if programme.inputs == (PREVIOUS,):
+    if counts(programme):
         return "counts up from the one before"
     if way.table is not None:
         return f"looked up by {names}"
@@ -362,6 +237,14 @@ def describe(programme: Programme) -> str:
     if len(way.parts) == 1 and pieces and pieces[0] == Piece(of=pieces[0].of):
         return f"copied from {names}"
     return f"computed from {names}"
+
+
+def counts(programme: Programme) -> bool:
+    """Tell whether a programme counts up, or down, from the value before."""
+    parts = programme.branches[0].ways[0].parts
+    return programme.inputs == (PREVIOUS,) and any(
+        isinstance(edit, Count) for p in parts if p.piece is not None for edit in p.piece.edits
+    )
 
 
 @lru_cache(maxsize=256)

@@ -40,6 +40,7 @@ from shared.module import Manifest, Status
 from shared.schemas import Parameter, RunState, Snapshot, SnapshotElement
 from shared.screen import check_post_condition, check_screen
 from shared.topics import Room
+from shared.transforms import complete
 
 __all__ = ["Ending", "RecordWork", "Tools", "read_back"]
 
@@ -131,9 +132,13 @@ class RecordWork:
         )
 
     async def _read_parameters(self) -> None:
-        """Take what was not given from the first page; it is kept, so that it can be read back."""
+        """Take what was not given from the first page, and compute what follows from it.
+
+        It is kept, so that it can be read back.
+        """
         snapshot = await self._tools.actuator.observe()
-        self._values = read_parameters(snapshot, self._tools.parameters, self._values)
+        read = read_parameters(snapshot, self._tools.parameters, self._values)
+        self._values = complete(read, self._tools.manifest.programmes)
         effects = Effects(Room.AGENT_RUNNER)
         fill_record(self._run.run_id, self._record.record_index, self._values, effects)
         await self._tools.port.commit(effects)

@@ -35,6 +35,7 @@ from shared.schemas import (
     Routine,
     RoutineStatus,
 )
+from shared.schemas.programmes import PREVIOUS
 from shared.store import Store
 from shared.topics import Room
 
@@ -223,14 +224,21 @@ class Catalog:
         return self._verify(agent.card, granted)
 
     def parameters(self, agent: Agent, verified: VerifiedModule) -> list[Parameter]:
-        """Return what each record must give: the module's slots that are no constants."""
+        """Return what the values of a record are: the module's slots that are no constants.
+
+        What a programme of the manifest computes need not be given; what it computes it from is a
+        parameter too, whether the module has a slot for it or not.
+        """
         routine = self.routines.get(agent.card.subject_id)
         known = {p.name: p for p in routine.parameters} if routine else {}
         manifest = verified.manifest
+        inputs = {name for p in manifest.programmes.values() for name in p.inputs} - {PREVIOUS}
+        names = [*manifest.slots, *sorted(inputs - set(manifest.slots))]
         return [
-            known.get(name)
-            or Parameter(name=name, source=ParameterSource.TYPED, value_class="text")
-            for name in manifest.slots
+            known.get(
+                name, Parameter(name=name, source=ParameterSource.TYPED, value_class="text")
+            ).model_copy(update={"programme": manifest.programmes.get(name)})
+            for name in names
             if name not in manifest.constants
         ]
 
@@ -238,7 +246,7 @@ class Catalog:
         """Return the routine's parameters that the module does without."""
         routine = self.routines.get(agent.card.subject_id)
         names = {p.name for p in routine.parameters} if routine else set()
-        return frozenset(names - set(verified.manifest.slots))
+        return frozenset(names - {p.name for p in self.parameters(agent, verified)})
 
     def num_steps(self, agent: Agent) -> int:
         """Return how many steps a demonstration took."""

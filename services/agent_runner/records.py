@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from shared.errors import ContractError
 from shared.schemas import Parameter, ParameterSource
+from shared.schemas.programmes import PREVIOUS
+from shared.transforms import complete
 
 __all__ = ["MAX_RECORDS", "MAX_VALUE_CHARS", "check_records", "parameter_name", "read_csv"]
 
@@ -75,29 +77,38 @@ def check_records(
     from_screen: bool,
     unused: frozenset[str] = frozenset(),
 ) -> list[Values]:
-    """Return `records` once every one of them names exactly the parameters it must.
+    """Return `records` with all that can be computed, once each names the parameters it must.
 
-    With `from_screen`, parameters that stood on the screen may be left out; `unused` ones may
-    always be. Raises ContractError that names what is unknown or missing, and the first record
-    concerned (counted from 1).
+    With `from_screen`, parameters that stood on the screen may be left out; `unused` ones, and
+    those that a programme computes, may always be. Raises ContractError that names what is unknown,
+    missing or cannot be computed, and the first record concerned (counted from 1).
     """
     known = {parameter.name for parameter in parameters} | unused
+    programmes = {p.name: p.programme for p in parameters if p.programme is not None}
     needed = {
-        p.name for p in parameters if not (from_screen and p.source is ParameterSource.SCREEN)
-    }
+        p.name for p in parameters
+        if p.programme is None and not (from_screen and p.source is ParameterSource.SCREEN)
+    }  # fmt: skip
     if not records:
         raise ContractError("there is no record to work on: give at least one")
     if len(records) > MAX_RECORDS:
         raise ContractError(f"{len(records)} records are more than {MAX_RECORDS}: split them")
+    checked: list[Values] = []
     for number, record in enumerate(records, start=1):
-        _check_names(number, set(record), known, needed)
+        before = checked[-1] if checked else {}
+        first = {n for n, p in programmes.items() if PREVIOUS in p.inputs and n not in before}
+        _check_names(number, set(record), known, needed | first)
         for name, value in record.items():
             if len(value) > MAX_VALUE_CHARS:
                 raise ContractError(
                     f"record {number}: {name} has {len(value)} characters, more than "
                     f"{MAX_VALUE_CHARS}"
                 )
-    return [dict(record) for record in records]
+        try:
+            checked.append(complete(record, programmes, before))
+        except ContractError as error:
+            raise ContractError(f"record {number}: {error}") from error
+    return checked
 
 
 def _check_names(number: int, given: set[str], known: set[str], needed: set[str]) -> None:

@@ -82,6 +82,11 @@ def export(
         actions=chore.actions,
         slots=chore.slots,
         constants=dict(chore.constants),
+        programmes={
+            p.name: p.programme
+            for p in routine.parameters
+            if p.programme is not None and p.name in chore.slots
+        },
         network=policy.network,
         precision=precision,
         margin_threshold=threshold,

@@ -108,7 +108,7 @@ def _show_routine(found: Mapping[str, Any]) -> None:
     show_table(
         ("parameter", "from", "kind", "labelled", "read at"),
         (
-            (p["name"], p["source"], p["value_class"], p.get("label"), p.get("document"))
+            (p["name"], _origin_of(p), p["value_class"], p.get("label"), p.get("document"))
             for p in found["parameters"]
         ),
         "it has no parameter",
@@ -121,6 +121,15 @@ def _show_routine(found: Mapping[str, Any]) -> None:
         ),
         "it has no trace",
     )
+
+
+def _origin_of(parameter: Mapping[str, Any]) -> str:
+    if parameter.get("programme") is None:
+        return str(parameter["source"])
+    from shared.schemas import Programme
+    from shared.transforms import describe
+
+    return describe(Programme.model_validate(parameter["programme"]))
 
 
 def _value_of(step: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Pure. The record on `tasks` follows from it; whether that is due is said here to
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
@@ -18,6 +18,7 @@ from shared.schemas import (
     Action,
     Level,
     Origin,
+    Parameter,
     Routine,
     RoutineStatus,
     Step,
@@ -42,6 +43,8 @@ DECIDED = frozenset({RoutineStatus.APPROVED, RoutineStatus.IGNORED})
 
 _ALWAYS_UP_TO = 50  # traces up to which each new one is published
 _GROWTH = 1.05  # … and from there on each growth by this factor
+_SEARCH_ALWAYS = 10  # traces up to which programmes are looked for each time …
+_SEARCH_GROWTH = 1.25  # … and from there on each growth by this factor
 
 
 @dataclass
@@ -69,10 +72,7 @@ class KnownTrace:
     def load(cls, text: str) -> "KnownTrace":
         """Read what `dump` wrote."""
         raw = json.loads(text)
-        values = [
-            None if v is None else StepValue(**{**v, "seen": tuple(tuple(p) for p in v["seen"])})
-            for v in raw["values"]
-        ]
+        values = [None if v is None else StepValue.load(v) for v in raw["values"]]
         return cls(
             **{
                 **raw, "values": values, "level": Level(raw["level"]),
@@ -101,6 +101,7 @@ class Known:
     num_forgotten: int = 0  # traces that had to be forgotten
     traces: dict[str, KnownTrace] = field(default_factory=dict)  # by id, in order of time
     flow: Flow = field(default_factory=lambda: Flow((), (), ()))
+    searched: int = 0  # traces there were when programmes were last looked for
     coverage: float = 0.0
     record: Routine | None = None  # as published last
     fresh: dict[str, list[UiEvent]] = field(default_factory=dict)  # events of traces to be written
@@ -124,7 +125,8 @@ class Known:
         """Derive parameters, status and name from the traces; tell whether steps or parameters
         changed, which raises the revision.
         """
-        self.flow = find_flow(len(self.pattern.tokens), [t.values for t in self.traces.values()])
+        search = not _SEARCH_ALWAYS < len(self.traces) < _SEARCH_GROWTH * self.searched
+        self._find_flow(self.flow.parameters, search)
         if self.status not in DECIDED:
             self.status = self._status(settings)
         if not self.named_by_user:
@@ -158,7 +160,8 @@ class Known:
         self.pattern = pattern
 
     def drop_unseen_steps(self) -> None:
-        """Leave out the steps that no trace has any more."""
+        """Leave out the steps that no trace has any more, and what programmes say."""
+        self.flow, self.searched = Flow((), (), ()), 0  # literals and tables came from all traces
         traces = self.traces.values()
         kept = [
             step
@@ -172,7 +175,14 @@ class Known:
 
     def restore_flow(self) -> None:
         """Derive the parameters again after a restart."""
-        self.flow = find_flow(len(self.pattern.tokens), [t.values for t in self.traces.values()])
+        self._find_flow(self.record.parameters if self.record is not None else (), search=False)
+        self.searched = len(self.traces)
+
+    def _find_flow(self, known: Sequence[Parameter], search: bool) -> None:
+        rows = [t.values for t in self.traces.values()]
+        self.flow = find_flow(len(self.pattern.tokens), rows, known, search)
+        if search:
+            self.searched = len(rows)
 
     def steps(self) -> tuple[Step, ...]:
         """Return the steps as the record shows them."""

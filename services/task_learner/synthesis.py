@@ -21,11 +21,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from shared.transforms import (
-    CLASSES,
-    DATE_FORMATS,
-    DATE_ORDERS,
-    MAX_INPUT_CHARS,
+from shared.schemas.programmes import (
     Branch,
     Case,
     Count,
@@ -42,6 +38,12 @@ from shared.transforms import (
     Table,
     Take,
     Way,
+)
+from shared.transforms import (
+    CLASSES,
+    DATE_FORMATS,
+    DATE_ORDERS,
+    MAX_INPUT_CHARS,
     edited,
     mark_at,
     matches,

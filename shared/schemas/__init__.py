@@ -16,6 +16,7 @@ from shared.errors import ContractError
 from shared.schemas.base import Digest, Frozen, Record, Text, derive_id
 from shared.schemas.forgets import ForgetRange
 from shared.schemas.models import ModelCard, ModelKind, ModelStatus
+from shared.schemas.programmes import Programme
 from shared.schemas.raw_events import (
     Action,
     Box,
@@ -58,6 +59,7 @@ __all__ = [
     "Origin",
     "Parameter",
     "ParameterSource",
+    "Programme",
     "Record",
     "Routine",
     "RoutineStatus",

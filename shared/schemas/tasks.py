@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shared.schemas.base import Digest, Frozen, Record
+from shared.schemas.programmes import Programme
 from shared.schemas.raw_events import Action, Level, UiEvent
 
 __all__ = [
@@ -54,6 +55,9 @@ class Parameter(Frozen):
     label: str | None = Field(None, description="label of the element it is read from or typed in")
     role: str | None = Field(None, description="role of the element it is read from on the screen")
     document: str | None = Field(None, description="document it is read from on the screen")
+    programme: Programme | None = Field(
+        None, description="how it follows from other parameters: it need not be given"
+    )
 
 
 class Step(Frozen):

@@ -13,6 +13,7 @@ from services.agent_runner.sandbox import Sandbox
 from services.agent_trainer.child import run_child
 from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.order import Order
+from services.task_learner.synthesis import learn
 from shared.artifacts import Artifacts
 from shared.bus.base import Effects
 from shared.encoding import encode, step_of
@@ -29,6 +30,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 MAX_STEPS = 30
 
 
+CODE = learn(["phone"], [(["1 2"], "2"), (["3 4"], "4"), (["5 6"], "6")])
+
+
 def give_to_learner(root, traces, snapshots):
     """Store traces and snapshots as the learner does; return the traces' digests."""
     files, effects = Artifacts(root, Room.TASK_LEARNER), Effects(Room.TASK_LEARNER)
@@ -43,8 +47,14 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
     traces, snapshots = demonstrations(8, num_sessions=4)
     digests = give_to_learner(root, traces, snapshots)
+    shown = routine(traces, digests)
+    parameters = [
+        p.model_copy(update={"programme": CODE}) if p.name == "code" else p
+        for p in shown.parameters
+    ]
     order = Order(
-        routine=routine(traces, digests), data_digest="0" * 64, artifacts=root, folder=root,
+        routine=shown.model_copy(update={"parameters": tuple(parameters)}),
+        data_digest="0" * 64, artifacts=root, folder=root,
         cpu_limit_s=300, memory_limit_bytes=4 * 2**30,
     )  # fmt: skip
     lines = []
@@ -103,6 +113,10 @@ def play(module, key, club, record):
                 wrong = check_post_condition(manifest.post_condition, hands.screen, hands.values)
                 return "not confirmed: " + wrong if wrong else "done"
     return "endless"
+
+
+def test_the_module_says_how_a_value_follows_from_another(trained):
+    assert parse(trained[0]).manifest.programmes == {"code": CODE}
 
 
 def test_it_does_unseen_records_at_permuted_places_and_none_wrongly(trained):

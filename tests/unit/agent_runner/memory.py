@@ -21,7 +21,7 @@ from shared.encoding import (
     step_of,
 )
 from shared.module import ActionEntry, Manifest, Network, capabilities_of, emit, sign
-from shared.schemas import Snapshot, SnapshotElement
+from shared.schemas import Programme, Snapshot, SnapshotElement
 from shared.screen import Sighting, learn_post_condition, learn_screen
 from shared.signing import SigningKey
 
@@ -93,6 +93,7 @@ def memorise(
     routine_id: str = "routine-1",
     name: str = "Enter an order",
     constants: Mapping[str, str] | None = None,
+    programmes: Mapping[str, Programme] | None = None,
     precision: str = "f32",
     permute: int | None = None,
     ends_on: str | None = None,
@@ -148,6 +149,7 @@ def memorise(
         actions=tuple(actions),
         slots=tuple(slots),
         constants=dict(constants or {}),
+        programmes=dict(programmes or {}),
         network=network,
         precision=precision,
         margin_threshold=1.5,

@@ -7,12 +7,15 @@ import pytest
 
 from services.agent_runner import runs
 from services.agent_runner.runner import RunAsked
+from services.task_learner.synthesis import learn
+from shared.bus import Effects
 from shared.errors import ActuatorError, StepRefused, StepUnverified
 from shared.module import ActionEntry
-from shared.schemas import RunMark, RunOutcome, RunState
-from tests.unit.agent_runner.conftest import MOVES, make_module
-from tests.unit.agent_runner.desk import Desk
-from tests.unit.agent_runner.memory import Move, called
+from shared.schemas import Parameter, ParameterSource, RunMark, RunOutcome, RunState
+from shared.topics import Room
+from tests.unit.agent_runner.conftest import MOVES, SHOWN, make_module, routine
+from tests.unit.agent_runner.desk import START_URL, Desk, DeskScreen
+from tests.unit.agent_runner.memory import Move, called, demonstrate, memorise
 
 MIA = {"customer": "Mia Neu", "city": "Rom"}
 AL = {"customer": "Al Um", "city": "Bonn"}
@@ -33,6 +36,40 @@ async def test_an_agent_does_records_it_has_never_seen(room):
         {"Customer": "Mia Neu", "City": "Rom"},
         {"Customer": "Al Um", "City": "Bonn"},
     ]
+
+
+SURNAME = learn(["customer"], [(["Ada Abel"], "ABEL"), (["Bo Ek"], "EK"), (["Cy Ott"], "OTT")])
+
+
+async def test_what_follows_from_other_values_is_computed_and_typed(room):
+    await room.learn(await make_module(room.trainer.key, programmes={"city": SURNAME}))
+    run = await room.done({"customer": "Mia Neu"}, {"customer": "Al Um", "city": "Bonn"})
+    assert (run.state, run.reason) == (RunState.DONE, None)
+    assert [order["City"] for order in room.desk.orders] == ["NEU", "Bonn"]
+
+
+async def test_what_follows_from_the_screen_is_computed_there(room):
+    shown = [
+        await demonstrate(DeskScreen(Desk(prefilled=v["customer"])), START_URL, MOVES, v)
+        for v in SHOWN
+    ]
+    await room.learn(
+        memorise(shown, room.trainer.key, start_url=START_URL, slots=("customer", "city"),
+                 programmes={"city": SURNAME})
+    )  # fmt: skip
+    effects = Effects(Room.TASK_LEARNER)
+    read = Parameter(
+        name="customer", source=ParameterSource.SCREEN, value_class="text", label="City",
+        role="textbox",
+    )  # fmt: skip
+    effects.publish(routine(parameters=(read,), revision=2))
+    await room.learner.commit(effects)
+    await room.until(lambda: room.logic.catalog.routines["routine-1"].revision == 2)
+    room.desk.prefilled = "Mia Neu"
+    run = await room.logic.ask(RunAsked(name="Enter an order", from_screen=True, approve="once"))
+    run = await room.ended(run.run_id)
+    assert (run.state, run.reason) == (RunState.DONE, None)
+    assert room.desk.orders == [{"Customer": "Mia Neu", "City": "NEU"}]
 
 
 async def test_a_module_with_permuted_weights_does_nothing_right(room):

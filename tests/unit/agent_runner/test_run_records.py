@@ -3,8 +3,10 @@
 import pytest
 
 from services.agent_runner.records import check_records, parameter_name, read_csv
+from services.task_learner.synthesis import learn
 from shared.errors import ContractError
 from shared.schemas import Parameter, ParameterSource
+from shared.schemas.programmes import PREVIOUS
 
 CUSTOMER = Parameter(name="customer", source=ParameterSource.SCREEN, value_class="text")
 CITY = Parameter(name="city", source=ParameterSource.TYPED, value_class="text")
@@ -92,3 +94,39 @@ def test_what_stood_on_the_screen_may_be_left_out_and_what_was_typed_may_not():
 
 def test_parameters_that_the_agent_does_without_may_be_given():
     check_records([{"city": "Rom", "note": "x"}], [CITY], from_screen=False, unused={"note"})
+
+
+INITIALS = CITY.model_copy(
+    update={"name": "surname", "programme": learn(["customer"], [
+        (["Ada Abel"], "Abel"), (["Bo Born"], "Born"), (["Cleo Cole"], "Cole")])}
+)  # fmt: skip
+NUMBER = CITY.model_copy(
+    update={"name": "number", "programme": learn([PREVIOUS], [
+        (["R-7"], "R-8"), (["R-8"], "R-9"), (["R-9"], "R-10")])}
+)  # fmt: skip
+
+
+def test_what_follows_from_a_record_is_computed_and_need_not_be_given():
+    given = [{"customer": "Mia Neu"}, {"customer": "Al Um", "surname": "O'Um"}]
+    assert check_records(given, [CUSTOMER, INITIALS], from_screen=False) == [
+        {"customer": "Mia Neu", "surname": "Neu"}, {"customer": "Al Um", "surname": "O'Um"},
+    ]  # fmt: skip
+
+
+def test_what_follows_from_the_screen_waits_for_it():
+    assert check_records([{}], [CUSTOMER, INITIALS], from_screen=True) == [{}]
+
+
+def test_what_a_programme_does_not_know_is_said_before_anything_starts():
+    with pytest.raises(ContractError, match="record 2: surname cannot be told from customer"):
+        check_records(
+            [{"customer": "Mia Neu"}, {"customer": "Mia"}], [CUSTOMER, INITIALS], from_screen=False
+        )
+
+
+def test_counting_goes_on_from_the_record_before():
+    records = [{"number": "R-41"}, {}, {}]
+    numbers = [r["number"] for r in check_records(records, [NUMBER], from_screen=False)]
+    assert numbers == ["R-41", "R-42", "R-43"]
+    with pytest.raises(ContractError, match="record 1: missing number"):
+        check_records([{}], [NUMBER], from_screen=False)

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from services.task_learner.synthesis import learn
-from shared.transforms import PREVIOUS, Programme, describe, run
+from shared.schemas.programmes import PREVIOUS, Programme
+from shared.transforms import describe, run
 
 
 def learned(*examples):
