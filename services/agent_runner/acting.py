@@ -35,7 +35,7 @@ from shared import failpoints
 from shared.bus.base import Effects, Port
 from shared.clock import Clock
 from shared.encoding import Encoded, HistoryStep, encode, normalise, step_of
-from shared.errors import ActuatorError, StepRefused, StepUnverified
+from shared.errors import ActuatorError, GrantDenied, StepRefused, StepUnverified
 from shared.module import Manifest, Status
 from shared.schemas import Parameter, RunState, Snapshot, SnapshotElement
 from shared.screen import check_post_condition, check_screen
@@ -259,12 +259,15 @@ class RecordWork:
         try:
             tools.gate.check()
             assert outcome.op is not None
+            if not self._run.dry_run:  # once more: a grant may have been revoked since it was asked
+                origin = origin_of(step.document)
+                check_granted(self._powers(), outcome.op, origin, run_id=self._run.run_id)
             act = tools.actuator.perform(
                 outcome.op, index, text=self._value_of(outcome.slot), key=outcome.key
             )
             performed = await tools.gate.through(act)
             came, note, ends_here = Came.DONE, performed.untrusted_note, performed.ends_here
-        except (StepRefused, RunStopped) as error:
+        except (StepRefused, RunStopped, GrantDenied) as error:
             came, note = Came.REFUSED, str(error)
         except StepUnverified as error:
             came, note = Came.UNVERIFIED, str(error)

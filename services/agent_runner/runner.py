@@ -6,6 +6,7 @@ and, through the work on a run, `runs`. Does not cover how a run is worked on (`
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ class Runner:
         self.port: Port
         self._open_actuator = open_actuator
         self._active: dict[str, ActiveRun] = {}
+        self._stopping: Counter[str] = Counter()  # run ids whose stop is not durable yet
         self._profile_dir = profile_dir
         self._retention = Retention(artifacts, clock, settings.retention_days)
 
@@ -157,6 +159,8 @@ class Runner:
             reason = f"it failed {job.attempts} times ({job.error}): see the log"
             run = run.model_copy(update={"state": RunState.FAILED, "reason": reason})
         active = self._active[run.run_id] = ActiveRun(Gate())
+        if self._stopping[run.run_id] > 0:
+            active.gate.shut(_STOPPED)
         try:
             return await RunWork(
                 run=run,
@@ -246,7 +250,7 @@ class Runner:
     async def reject(self, run_id: str) -> RunRow:
         """End a waiting run. Raises NotFound, ConflictError."""
         self._waiting(run_id)
-        await self._end_asked([run_id], "rejected by the user")
+        await self._stop([run_id], "rejected by the user")
         return runs.get_run(self.port.store, run_id)
 
     async def stop_run(self, run_id: str) -> RunRow:
@@ -345,20 +349,22 @@ class Runner:
             time_ms=self.clock.time_ms(),
         ).write(effects)
 
-    async def _stop(self, run_ids: Sequence[str]) -> None:
-        for run_id in run_ids:  # shut every gate first: waiting for one must not let another act
-            if run_id in self._active:
-                self._active[run_id].gate.shut(_STOPPED)
-        active = [self._active[run_id] for run_id in run_ids if run_id in self._active]
-        await asyncio.gather(*(one.stop(_STOPPED) for one in active))
-        await self._end_asked(run_ids, _STOPPED)
-
-    async def _end_asked(self, run_ids: Sequence[str], reason: str) -> None:
-        effects = Effects(self.room)
-        for run_id in run_ids:
-            runs.set_run_state(run_id, RunState.CANCELLED, reason, self.clock.time_ms(), effects)
-        if effects:
-            await self.port.commit(effects)
+    async def _stop(self, run_ids: Sequence[str], reason: str = _STOPPED) -> None:
+        """Return once these runs do nothing any more, those included that begin meanwhile."""
+        self._stopping.update(run_ids)
+        try:
+            active = [self._active[run_id] for run_id in run_ids if run_id in self._active]
+            for one in active:  # every gate first: waiting for one must not let another act
+                one.gate.shut(reason)
+            await asyncio.gather(*(one.stop(reason) for one in active))
+            effects = Effects(self.room)
+            for run_id in run_ids:
+                runs.cancel_run(run_id, reason, self.clock.time_ms(), effects)
+            if effects:
+                await self.port.commit(effects)
+        finally:
+            self._stopping.subtract(run_ids)
+            self._stopping = +self._stopping
 
     def _task(self, run: RunRow) -> Task:
         def verify(granted: Sequence[str]) -> VerifiedModule:

@@ -253,14 +253,27 @@ def set_run_state(
         (state.value, reason, ended_ms, state.value, time_ms, run_id),
     )
     if ended_ms is not None:
-        effects.write(
-            "UPDATE records_worked SET state = ?, reason = ?, ended_ms = ? "
-            "WHERE run_id = ? AND state = ?",
-            (
-                RunState.CANCELLED.value, "not begun: the run ended before it", ended_ms,
-                run_id, RunState.ASKED.value,
-            ),
-        )  # fmt: skip
+        _cancel_not_begun(run_id, ended_ms, effects)
+
+
+def cancel_run(run_id: str, reason: str, time_ms: int, effects: Effects) -> None:
+    """End a run that has not ended, with the records that were not begun."""
+    effects.write(
+        "UPDATE runs SET state = ?, reason = ?, ended_ms = ? WHERE run_id = ? AND ended_ms IS NULL",
+        (RunState.CANCELLED.value, reason, time_ms, run_id),
+    )
+    _cancel_not_begun(run_id, time_ms, effects)
+
+
+def _cancel_not_begun(run_id: str, time_ms: int, effects: Effects) -> None:
+    effects.write(
+        "UPDATE records_worked SET state = ?, reason = ?, ended_ms = ? "
+        "WHERE run_id = ? AND state = ?",
+        (
+            RunState.CANCELLED.value, "not begun: the run ended before it", time_ms,
+            run_id, RunState.ASKED.value,
+        ),
+    )  # fmt: skip
 
 
 def start_record(run_id: str, index: int, time_ms: int, effects: Effects) -> None:

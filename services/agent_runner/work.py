@@ -117,8 +117,8 @@ class RunWork:
             self.active.gate.check()
             self.active.actuator = await self.task.open_actuator(verified.manifest, run.dry_run)
             await self._work_records(self._tools(verified, brain, marks))
-        except _UNABLE as error:
-            await self._end_first(Ending(RunState.FAILED, str(error)))
+        except (*_UNABLE, ActuatorError) as error:  # the last: no screen could be opened
+            await self._end_first(self._unless_stopped(Ending(RunState.FAILED, str(error))))
         except RunStopped:
             _log.info("run stopped", extra={"run": run.run_id})
         finally:
@@ -213,7 +213,10 @@ class RunWork:
             ending = Ending(RunState.STOPPED, str(error))
         except _UNABLE as error:
             ending = Ending(RunState.FAILED, str(error))
-        # The kill switch closes the screen under the agent: that is no fault of the page.
+        return self._unless_stopped(ending)
+
+    def _unless_stopped(self, ending: Ending) -> Ending:
+        """Return the ending; the kill switch closes the screen, which is no fault of the page."""
         reason = self.active.gate.reason
         return ending if reason is None else Ending(RunState.CANCELLED, reason)
 

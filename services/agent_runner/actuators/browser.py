@@ -100,7 +100,7 @@ class BrowserActuator:
         self._tree: PageTree | None = None
         self._stop: str | None = None  # why acting cannot go on
         self._loading: set[Request] = set()
-        self._acted_s = time.monotonic()
+        self._stirred_s = time.monotonic()
         self._guards: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -219,14 +219,19 @@ class BrowserActuator:
         """Wait until nothing loads and the page has not changed for 100 ms; tell whether so."""
         deadline_s = time.monotonic() + timeout_ms / 1000
         while time.monotonic() < deadline_s and self._stop is None:
-            since_act_ms = (time.monotonic() - self._acted_s) * 1000
-            if not self._loading and since_act_ms >= _QUIET_MS:
+            if self._loads_nothing():
                 with contextlib.suppress(BrowserError):  # being left: look again
                     quiet = await self._tab.call("quiet")
-                    if quiet["ready"] != "loading" and quiet["idle_ms"] >= _QUIET_MS:
+                    # What the page began to load before it answered is known by now.
+                    is_still = quiet["ready"] != "loading" and quiet["idle_ms"] >= _QUIET_MS
+                    if is_still and self._loads_nothing():
                         return True
             await asyncio.sleep(_POLL_S)
         return False
+
+    def _loads_nothing(self) -> bool:
+        since_ms = (time.monotonic() - self._stirred_s) * 1000
+        return not self._loading and since_ms >= _QUIET_MS
 
     async def close(self) -> None:
         """Close what was opened here: the browser, or the tab in another's."""
@@ -294,7 +299,9 @@ class BrowserActuator:
             self._loading.add(request)
 
     def _on_answer(self, request: Request) -> None:
-        self._loading.discard(request)
+        if request in self._loading:
+            self._loading.remove(request)
+            self._stirred_s = time.monotonic()
 
     async def _on_paused(self, event: dict[str, Any]) -> None:
         """Let a document load, unless it would take this tab to an origin that is not allowed."""
@@ -318,7 +325,7 @@ class BrowserActuator:
     def _begin(self) -> None:
         """Count from now on what loads because of the step; what polls anyway is left out."""
         self._loading.clear()
-        self._acted_s = time.monotonic()
+        self._stirred_s = time.monotonic()
 
     async def ask(self, function: str, element: int) -> Reading:
         """Ask the page about an element of the last observation. Errors: StepRefused."""

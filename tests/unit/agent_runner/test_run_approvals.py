@@ -83,6 +83,26 @@ async def test_a_grant_taken_back_in_the_middle_stops_the_next_step(room):
     assert room.desk.acts == ["type_text Customer"]
 
 
+async def test_a_grant_taken_back_while_the_intent_is_written_allows_that_step_no_more(
+    room, monkeypatch
+):
+    grant = await room.logic.grant(routine_id="routine-1", name=None, ops=None, origins=None)
+    commit = room.logic.port.commit
+
+    async def slow(effects, positions=None):
+        if any(sql.startswith("INSERT INTO steps") for sql, _ in effects.writes):
+            monkeypatch.setattr(room.logic.port, "commit", commit)
+            await room.logic.revoke(grant.grant_id)
+        await commit(effects, positions)
+
+    monkeypatch.setattr(room.logic.port, "commit", slow)
+    run = await ask(room)
+    ended = await room.ended(run.run_id)
+    assert ended.state is RunState.STOPPED
+    assert f"may not type_text on {ORIGIN}" in ended.reason
+    assert room.desk.acts == []
+
+
 async def test_powers_that_the_agent_does_not_need_are_not_granted(room):
     for wrong in ({"ops": ["press_key"]}, {"origins": ["http://bank.test"]}):
         asked = {"ops": None, "origins": None, **wrong}
@@ -109,6 +129,28 @@ async def test_the_kill_switch_ends_what_waits_and_what_is_asked_for(room):
         await room.ended(run.run_id)
     assert await state(room, second) is RunState.CANCELLED
     assert await state(room, waiting) is RunState.CANCELLED
+    assert room.desk.acts == []
+
+
+async def test_a_run_that_begins_while_it_is_being_stopped_does_nothing(room, monkeypatch):
+    commit, begun = room.logic.port.commit, asyncio.Event()
+    work = room.service.jobs._work
+
+    async def late(job, port):
+        await begun.wait()
+        return await work(job, port)
+
+    async def slow(effects, positions=None):
+        if any("cancelled" in params for sql, params in effects.writes if "UPDATE runs" in sql):
+            begun.set()
+            await asyncio.sleep(0.2)  # a disk that takes its time: the run begins meanwhile
+        await commit(effects, positions)
+
+    monkeypatch.setattr(room.service.jobs, "_work", late)
+    run = await ask(room, records=[MIA, MIA], approve="once")
+    monkeypatch.setattr(room.logic.port, "commit", slow)
+    await room.logic.stop_run(run.run_id)
+    assert (await room.ended(run.run_id)).state is RunState.CANCELLED
     assert room.desk.acts == []
 
 

@@ -9,6 +9,7 @@ from services.agent_runner.runner import RunAsked
 from services.agent_runner.work import ActiveRun, RunWork, Task
 from shared import wasm
 from shared.clock import FakeClock
+from shared.errors import ActuatorError
 from shared.module import Layout, VerifiedModule, parse
 from shared.schemas import RunState
 from shared.wasm import Function, Section
@@ -66,6 +67,16 @@ async def test_an_endless_loop_in_a_module_fails_its_record_and_nothing_else(roo
     assert "used up its fuel" in run.reason or "took longer" in run.reason
     assert room.desk.acts == []
     assert (await room.done(MIA)).state is RunState.DONE
+
+
+async def test_a_screen_that_cannot_be_opened_fails_its_record(room, monkeypatch):
+    async def open_actuator(manifest, dry_run):
+        raise ActuatorError("the tab cannot be used")
+
+    monkeypatch.setattr(room.logic, "_open_actuator", open_actuator)
+    run = await room.done({"customer": "Mia Neu", "city": "Rom"})
+    assert run.state is RunState.FAILED
+    assert run.reason == "record 1: the tab cannot be used"
 
 
 async def test_a_module_that_lies_about_what_it_did_fails_its_record(room):
