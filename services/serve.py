@@ -20,7 +20,7 @@ from shared import failpoints, tracing
 from shared.api import create_app, read_token
 from shared.bus import open_bus
 from shared.clock import Clock
-from shared.errors import ConfigError
+from shared.errors import ConfigError, WatError
 from shared.service import RoomLogic, Service
 from shared.settings import CommonSettings, RoomSettings, load, refuse_unknown
 from shared.topics import Room
@@ -125,12 +125,19 @@ def spare_collector() -> None:
 
 
 async def _guarded(service: Service, stop: asyncio.Event) -> None:
-    """Run a room; log at once that it ended early, since the others go on."""
+    """Run a room; log at once that it ended early, since the others go on.
+
+    Raises WatError: any other error's own words may quote what was recorded.
+    """
     try:
         await service.run(stop)
-    except Exception:
+    except Exception as error:
         _log.exception("room ended", extra={"room": service.room})
-        raise
+        if isinstance(error, WatError):
+            raise
+        raise WatError(
+            f"{service.room} ended ({type(error).__name__}): its log says where; start it again"
+        ) from None
 
 
 def _bind(host: str, port: int) -> socket.socket:

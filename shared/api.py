@@ -6,7 +6,6 @@ Source: RFC 9457 (problem details), RFC 6750 (bearer token).
 import base64
 import binascii
 import json
-import os
 import re
 import secrets
 import zlib
@@ -27,6 +26,7 @@ from shared.bus import Place
 from shared.errors import ConfigError, ContractError, NotFound, WatError
 from shared.forget import Receipt
 from shared.progress import Progress
+from shared.secret_files import keep_secret
 from shared.service import Service
 from shared.settings import CommonSettings
 
@@ -92,19 +92,15 @@ def decode_cursor(cursor: str | None) -> Any:
 def read_token(path: Path) -> str:
     """Return the REST token, making it (mode 0600) where there is none. Raises ConfigError."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        if not path.exists():
+            keep_secret(path, f"{secrets.token_urlsafe(32)}\n".encode())
         if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others: chmod 600 it") from None
+            raise ConfigError(f"{path} can be read by others: chmod 600 it")
         token = path.read_text().strip()
-        if len(token) < 32:
-            raise ConfigError(f"{path} holds no token: delete it, a new one is made") from None
-        return token
     except OSError as error:
-        raise ConfigError(f"{path} cannot be made: {error}") from error
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
+        raise ConfigError(f"{path} cannot be made or read: {error}") from error
+    if len(token) < 32:
+        raise ConfigError(f"{path} holds no token: delete it, a new one is made")
     return token
 
 
@@ -161,7 +157,10 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
 def _must_be_ready(service: Service) -> Callable[[], None]:
     def check() -> None:
         if not service.ready:
-            raise HTTPException(503, f"{service.room} is starting or stopping: try again")
+            raise HTTPException(
+                503,
+                f"{service.room} is starting or stopping: try again; if it stays so, see its log",
+            )
 
     return check
 

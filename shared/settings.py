@@ -96,11 +96,21 @@ class CommonSettings(WatSettings):
         return self.config_dir / "token"
 
     def make_folders(self) -> None:
-        """Make the data and configuration folders with mode 0700. Raises ConfigError."""
+        """Make the data and configuration folders with mode 0700.
+
+        Raises ConfigError, also for a folder that others can open and that holds something: it may
+        be another program's, or everybody's.
+        """
         for folder in (self.data_dir, self.config_dir):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.chmod(0o700)
+                if folder.stat().st_mode & 0o077:
+                    if any(folder.iterdir()):
+                        raise ConfigError(
+                            f"{folder} holds something and can be opened by others: chmod 700 it, "
+                            "or name an empty folder"
+                        )
+                    folder.chmod(0o700)
             except OSError as error:
                 raise ConfigError(f"{folder} cannot be made: {error}") from error
 

@@ -4,15 +4,13 @@ Reads and writes one private key file (mode 0600) in a folder that the caller gi
 alone holds the private key; runners know public keys, as 32 raw bytes.
 """
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.errors import ConfigError
+from shared.secret_files import keep_secret
 
 __all__ = ["PUBLIC_KEY_BYTES", "SIGNATURE_BYTES", "SigningKey", "is_signed_by", "read_public_key"]
 
@@ -42,24 +40,11 @@ class SigningKey:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / _KEY_FILE
         if not path.exists():
-            cls.generate()._save(path)
+            keep_secret(path, cls.generate()._private.private_bytes_raw())
         key = cls._load(path)
         if read_public_key(folder) != key.public:
             (folder / _PUBLIC_FILE).write_text(key.public.hex() + "\n")
         return key
-
-    def _save(self, path: Path) -> None:
-        """Write the key in full before it gets its name; leave a key that is there already."""
-        handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self._private.private_bytes_raw())
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-        finally:
-            Path(draft).unlink()
 
     @classmethod
     def _load(cls, path: Path) -> "SigningKey":

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.secret_files import keep_secret
 
 __all__ = ["load_key", "renew_key"]
 
@@ -25,37 +26,27 @@ def load_key(path: Path, data_dir: Path) -> bytes:
             "WAT_USER_MONITOR_HASH_KEY_FILE to a path outside it"
         )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) != _KEY_BYTES:
-            raise ConfigError(
-                f"{path} holds {len(key)} bytes instead of a key of {_KEY_BYTES}: restore or "
-                "delete it (hashes recorded so far then match no new ones)"
-            ) from None
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"hash key {path} can be read by others: chmod 600 it") from None
-        return key
-    return _write_new(handle)
+    if not path.exists():
+        keep_secret(path, secrets.token_bytes(_KEY_BYTES))
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise ConfigError(
+            f"{path} holds {len(key)} bytes instead of a key of {_KEY_BYTES}: restore or "
+            "delete it (hashes recorded so far then match no new ones)"
+        )
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"hash key {path} can be read by others: chmod 600 it")
+    return key
 
 
 def renew_key(path: Path) -> bytes:
     """Put a new key in place of the old one: hashes made so far tell nobody anything any more."""
     temporary = path.with_name(f".{secrets.token_hex(8)}")
-    key = _write_new(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    key = secrets.token_bytes(_KEY_BYTES)
+    keep_secret(temporary, key)
     with path.open("r+b") as old:  # overwritten first: a rename alone leaves the bytes on the disk
         old.write(secrets.token_bytes(_KEY_BYTES))
         old.flush()
         os.fsync(old.fileno())
     temporary.rename(path)
-    return key
-
-
-def _write_new(handle: int) -> bytes:
-    key = secrets.token_bytes(_KEY_BYTES)
-    with os.fdopen(handle, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
     return key

@@ -78,6 +78,15 @@ def test_folders_are_for_their_owner_alone(tmp_path: Path):
     assert settings.config_dir.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path):
+    folder = tmp_path / "shared"
+    folder.mkdir(mode=0o755)
+    (folder / "file").touch()
+    with pytest.raises(ConfigError, match="chmod 700 it, or name an empty folder"):
+        CommonSettings(data_dir=folder, config_dir=tmp_path / "config").make_folders()
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made"):
