@@ -24,6 +24,9 @@
 
   const clean = (text) => (text || "").replace(/[\s\u00a0\u200b]+/g, " ").trim();
   const short = (text) => clean(text).slice(0, MAX_CHARS);
+  // A text that is cut, or a page, may hold half a character: what reads JSON takes only whole ones.
+  const toJson = (told) => JSON.stringify(
+    told, (_, value) => (typeof value === "string" ? value.toWellFormed() : value));
 
   // Asking each element costs a fifth of a reading; most pages have nothing editable to find.
   let mayEdit = true;
@@ -269,14 +272,16 @@
     return headers;
   }
 
+  // Labels are [text, whether it is that of a row]: a column's header names a kind of value, a
+  // row's is as often a value itself (whose row it is).
   function cellLabel(cell, tables) {
     const table = cell.closest('table, [role="table"], [role="grid"]');
     const row = cell.parentElement;
-    if (!table || !row) return "";
+    if (!table || !row) return ["", false];
     const header = headersOf(table, tables)[columnOf(cell)];
-    if (header) return header;
+    if (header) return [header, false];
     const rowHeader = row.querySelector(':scope > th, :scope > [role="rowheader"]');
-    return rowHeader && rowHeader !== cell ? textOf(rowHeader) : "";
+    return rowHeader && rowHeader !== cell ? [textOf(rowHeader), true] : ["", false];
   }
 
   function termOf(definition) {
@@ -287,17 +292,17 @@
   }
 
   function labelOf(el, role, tables) {
-    if (role === "radio") return groupName(el) || labelsText(el) || ariaName(el);
+    if (role === "radio") return [groupName(el) || labelsText(el) || ariaName(el), false];
     if (FIELD_ROLES.has(role)) {
       const own = labelsText(el) || ariaName(el) || short(el.getAttribute("placeholder"))
         || textBefore(el);
-      if (own) return own;
+      if (own) return [own, false];
     } else if (CONTROL_ROLES.has(role)) {
-      return "";
+      return ["", false];
     }
     const holder = el.closest('td, dd, [role="cell"], [role="gridcell"]');
-    if (!holder) return "";
-    return holder.localName === "dd" ? termOf(holder) : cellLabel(holder, tables);
+    if (!holder) return ["", false];
+    return holder.localName === "dd" ? [termOf(holder), false] : cellLabel(holder, tables);
   }
 
   // ---- one element ---------------------------------------------------------------------------
@@ -383,8 +388,9 @@
     if (name && (CONTROL_ROLES.has(role) || /^(label|legend|dt)$/.test(el.localName))) {
       item.control = true;
     }
-    const label = labelOf(el, role, context.tables);
+    const [label, ofRow] = labelOf(el, role, context.tables);
     if (label) item.label = label;
+    if (label && ofRow) item.row_label = true;
     if (context.text && !secret) item.text = context.text;
     if (secret) item.secret = true;
     const value = valueOf(el, role);
@@ -576,7 +582,7 @@
         const context = { focused: null, tables: new Map(), text: ownText(el, roleOf(el)) };
         message.element = describe(el, roleOf(el), null, null, context);
       }
-      globalThis.watEmit(JSON.stringify(Object.assign(message, more)));
+      globalThis.watEmit(toJson(Object.assign(message, more)));
     }
 
     // What a click is on: the control around it, else the nearest element of the snapshot.
@@ -877,6 +883,7 @@
       subtree: true, childList: true, attributes: true, characterData: true,
     });
 
+    wat.toJson = toJson;
     wat.quiet = () => ({ idle_ms: performance.now() - changed, ready: document.readyState });
 
     wat.observe = () => {

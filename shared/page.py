@@ -87,6 +87,7 @@ class PageElement(Frozen):
     id: str | None = None
     name: str | None = None
     control: bool = False  # the name is a control's
+    row_label: bool = False  # the label is a row's header
     label: str | None = None
     text: str | None = None
     value: str | None = None
@@ -359,10 +360,13 @@ class Tab:
         info = await session.send("Target.getTargetInfo")
         return cls(page, session, info["targetInfo"]["targetId"])
 
-    async def watch(self, on_message: Callable[[PageMessage], None], *, is_new: bool) -> None:
+    async def watch(
+        self, on_message: Callable[[PageMessage | CaptureError], None], *, is_new: bool
+    ) -> None:
         """Report what a person does on the page, in all frames of its process, from now on.
 
-        `is_new`: the tab has just been opened, so that what it shows has just arrived.
+        `is_new`: the tab has just been opened, so that what it shows has just arrived. What cannot
+        be read is reported as an error: raised here, it would end in the browser's client, unseen.
         """
 
         def called(event: dict[str, Any]) -> None:
@@ -394,7 +398,7 @@ class Tab:
                 answer = await self.session.send(
                     "Runtime.evaluate",
                     {
-                        "expression": f"JSON.stringify(wat.{function}({listed}))",
+                        "expression": f"wat.toJson(wat.{function}({listed}))",
                         "contextId": self._world,
                         "returnByValue": True,
                     },
@@ -426,9 +430,9 @@ class Tab:
         return world
 
 
-def _parse_message(payload: str) -> PageMessage:
+def _parse_message(payload: str) -> PageMessage | CaptureError:
     try:
         return PageMessage.model_validate_json(payload)
-    except ValidationError as error:
+    except ValidationError:
         # Only a broken renderer can send this; its text must not reach a log.
-        raise CaptureError("a page sent a message that is not one of ours") from error
+        return CaptureError("a page sent a message that is not one of ours: recording stopped")

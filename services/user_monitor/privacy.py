@@ -28,7 +28,7 @@ from shared.texts import (
 __all__ = ["Redactor", "classify", "document_of", "safe_keys"]
 
 MAX_CLEAR_CHARS = 8_192
-"""A longer text keeps class and hash only; it is searched for secrets in no case."""
+"""A longer text keeps its class only; it is searched for secrets in no case."""
 
 _MIN_HASH_CHARS = 6  # shorter ones are guessed from their hash by whoever gets hold of the key
 _HASH_HEX = 32
@@ -166,6 +166,12 @@ class Redactor:
             return None
         return untrusted.strip() or None
 
+    def field_label(self, raw: RawElement, allowed: Allowance) -> str | None:
+        """Filter an element's label: a row's header is data at level `structure`."""
+        if raw.label_is_data and allowed.level is not Level.VALUES:
+            return None
+        return self.label(raw.untrusted_label)
+
     def identifier(self, untrusted: str | None, allowed: Allowance) -> str | None:
         """Filter an element's id: numbers in it are data at level `structure`."""
         clean = self.label(untrusted)
@@ -180,7 +186,7 @@ class Redactor:
             element_id=self.identifier(raw.untrusted_id, allowed),
             selector=self.label(raw.untrusted_selector),
             name=_some(self, raw.untrusted_name, allowed, control=raw.name_is_control),
-            label=self.label(raw.untrusted_label),
+            label=self.field_label(raw, allowed),
             box=raw.box,
             index=raw.index,
         )
@@ -198,7 +204,7 @@ class Redactor:
             tag=raw.untrusted_tag if _WORD.fullmatch(raw.untrusted_tag) else "",
             element_id=self.identifier(raw.untrusted_id, allowed),
             name=_some(self, raw.untrusted_name, allowed, control=raw.name_is_control),
-            label=self.label(label),
+            label=self.field_label(raw, allowed),
             text=None if secret_text else _some(self, raw.untrusted_text, allowed, label=label),
             value=None if secret else _some(self, raw.untrusted_value, allowed, label=label),
             states=tuple(state for state in raw.states if _WORD.fullmatch(state)),
@@ -273,16 +279,20 @@ class Redactor:
         raw = capture.element
         if capture.untrusted_value is None:
             return None
-        if raw is not None and (raw.is_secret or _names_secret(raw)):
+        if raw is not None and (raw.is_secret or _names_secret(raw) or is_secret_label(_name(raw))):
             return _SECRET
         label = raw.untrusted_label if raw else None
         return self.text(capture.untrusted_value, allowed, label=label)
 
 
 def _names_secret(raw: RawElement) -> bool:
-    name = raw.untrusted_name.clear if isinstance(raw.untrusted_name, Text) else raw.untrusted_name
-    field_name = name if raw.name_is_control else None
+    field_name = _name(raw) if raw.name_is_control else None
     return any(map(is_secret_label, (raw.untrusted_label, field_name, raw.untrusted_id)))
+
+
+def _name(raw: RawElement) -> str | None:
+    name = raw.untrusted_name
+    return name.clear if isinstance(name, Text) else name
 
 
 def _some(

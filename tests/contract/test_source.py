@@ -180,6 +180,27 @@ class TestBrowser:
         await watched.page.keyboard.press("Backspace")
         assert await watched.actions() == [("click", "Full name", None)]
 
+    async def test_half_a_character_stops_nothing(self, watched):
+        await watched.page.evaluate(
+            "document.body.prepend(Object.assign(document.createElement('p'),"
+            " {textContent: 'a'.repeat(199) + '\\u{1F600} and more'}))"
+        )
+        await watched.page.click("#n")
+        captured = await watched.done()
+        texts = {e.untrusted_text for e in one(captured, Action.CLICK).snapshot.elements}
+        assert "a" * 199 + "\N{REPLACEMENT CHARACTER}" in texts
+
+    async def test_a_label_that_is_a_rows_header_is_known_as_data(self, watched):
+        await watched.page.evaluate(
+            "document.body.insertAdjacentHTML('beforeend', '<table><tr><th scope=row>Anna Muster"
+            "</th><td><button id=there>Open</button><span>Berlin</span></td></tr></table>')"
+        )
+        await watched.page.click("#there")
+        elements = one(await watched.done(), Action.CLICK).snapshot.elements
+        labelled = [e for e in elements if e.untrusted_label == "Anna Muster"]
+        assert labelled
+        assert all(e.label_is_data for e in labelled)
+
     async def test_a_snapshot_shows_the_page_before_the_action(self, watched):
         page = watched.page
         await page.click("#n")

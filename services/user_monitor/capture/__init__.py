@@ -39,7 +39,7 @@ RawText = str | Text
 
 _CONTROLS = frozenset((
     "button", "checkbox", "columnheader", "combobox", "listbox", "menu", "menubar", "menuitem",
-    "menuitemcheckbox", "menuitemradio", "radio", "radiogroup", "rowheader", "search", "searchbox",
+    "menuitemcheckbox", "menuitemradio", "radio", "radiogroup", "search", "searchbox",
     "slider", "spinbutton", "switch", "tab", "tablist", "textbox", "toolbar",
 ))  # fmt: skip
 
@@ -62,6 +62,7 @@ class RawElement:
     untrusted_name: RawText | None = None
     name_is_control: bool = False  # the name belongs to a control: button, menu item, tab, field
     untrusted_label: str | None = None
+    label_is_data: bool = False  # a row's header: as often whose row it is as what the row is
     untrusted_text: RawText | None = None  # own text, without its children's
     untrusted_value: RawText | None = None  # of a field, before the action; None where is_secret
     is_secret: bool = False

@@ -145,7 +145,14 @@ class BrowserSource:
         page.on("close", lambda _: self._put(self._tab_event(Action.CLOSE, target, page)))
         if opened:
             self._put(self._tab_event(Action.OPEN, target, page))
-        await tab.watch(lambda message: self._put(self._capture(message, target)), is_new=opened)
+
+        def on_message(message: PageMessage | CaptureError) -> None:
+            if isinstance(message, PageMessage):
+                self._put(self._capture(message, target))
+            else:
+                self._put(message)
+
+        await tab.watch(on_message, is_new=opened)
 
     async def _on_dialog(self, dialog: Dialog) -> None:
         # Playwright answers dialogs nobody listens to; a person's own must stay for the person.
@@ -211,6 +218,7 @@ def _raw(item: PageElement, untrusted_selector: str | None = None) -> RawElement
         untrusted_name=item.name,
         name_is_control=item.control,
         untrusted_label=item.label,
+        label_is_data=item.row_label,
         untrusted_text=None if item.secret else item.text,
         untrusted_value=None if item.secret else item.value,
         is_secret=item.secret,

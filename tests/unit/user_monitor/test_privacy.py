@@ -117,6 +117,26 @@ def test_classes(text, cls):
     assert classify(text) == cls
 
 
+@pytest.mark.parametrize("name", ["Password", "Contraseña"])
+def test_a_value_whose_element_is_called_a_secret_is_dropped_whatever_its_role(name):
+    element = RawElement(untrusted_role="generic", untrusted_name=name)
+    capture = RawCapture(
+        action=Action.EDIT, untrusted_application="app", time_ms=1, element=element,
+        untrusted_value="hunter2secret",
+    )  # fmt: skip
+    assert redact(capture, VALUES).value == Text(cls="secret")
+
+
+def test_the_header_of_a_row_is_data_and_the_header_of_a_column_is_not():
+    row = RawElement(untrusted_role="cell", untrusted_label="Anna Muster", label_is_data=True)
+    column = RawElement(untrusted_role="cell", untrusted_label="Customer")
+    labels = [
+        [Redactor(KEY).element(raw, allowed).label for raw in (row, column)]
+        for allowed in (STRUCTURE, VALUES)
+    ]
+    assert labels == [[None, "Customer"], ["Anna Muster", "Customer"]]
+
+
 def test_names_of_controls_stay_clear_and_names_of_data_do_not():
     button = RawElement(untrusted_role="button", untrusted_name="Save order", name_is_control=True)
     link = RawElement(untrusted_role="link", untrusted_name="Ann Smith")
