@@ -22,6 +22,7 @@ __all__ = ["duration_ms", "forget"]
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LOOK_S = 0.2
+_MOST_DIGITS = 15  # user-monitor knows the limit; Python itself reads no number of thousands
 _READS: dict[Room, tuple[Topic, ...]] = {
     Room.USER_MONITOR: (),
     Room.TASK_LEARNER: (),
@@ -72,8 +73,10 @@ def forget(
 def duration_ms(text: str) -> int:
     """Read a duration such as 90s, 10m, 2h or 3d, in ms. Raises BadParameter."""
     number, unit = text[:-1], text[-1:]
-    if unit not in _UNITS_MS or not number.isdecimal() or int(number) < 1:
+    if unit not in _UNITS_MS or not number.isdecimal() or not number.strip("0"):
         raise typer.BadParameter("write a number and s, m, h or d: 10m", param_hint="--last")
+    if len(number) > _MOST_DIGITS:
+        raise typer.BadParameter("longer ago than any event can be: --all", param_hint="--last")
     return int(number) * _UNITS_MS[unit]
 
 

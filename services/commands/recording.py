@@ -74,24 +74,23 @@ def record(
         started = monitor.post("recording/start", body)
         if started["warning"]:
             console(stderr=True).print(f"Note: {started['warning']}", markup=False)
-        num_shown = 0
+        shown: list[int] = []  # filled one by one: Ctrl-C is the usual end
         try:
-            num_shown = _watch(monitor, started["id"], teach)
+            _watch(monitor, started["id"], teach, shown)
         except KeyboardInterrupt:
             write_line("")  # after the terminal's ^C
         finally:
             if teach is not None and monitor.get("recording")["teaching"]:
-                monitor.post("teach/stop")
-                num_shown += 1
+                shown.append(monitor.post("teach/stop")["showing"])
             state = monitor.post("recording/stop", {"id": started["id"]})
     ended = _recording(state, started["id"])
     if as_json:
-        show_json({**ended, "num_demonstrations": num_shown})
+        show_json({**ended, "num_demonstrations": len(shown)})
     else:
         write_line(_summary(ended))
         if teach is not None:
             kept = "`wat routines` lists it" if ended["num_published"] else "nothing was captured"
-            write_line(f"{num_shown} of {teach} shown; {kept}")
+            write_line(f"{len(shown)} of {teach} shown; {kept}")
     if ended["state"] == "failed":
         raise CaptureError(f"{source} cannot be watched any more: {ended['reason']}")
 
@@ -103,18 +102,18 @@ def _end_what_was_left_open(monitor: "RoomClient") -> None:
         monitor.post("teach/stop")
 
 
-def _watch(monitor: "RoomClient", recording_id: str, teach: str | None) -> int:
-    """Show live counts until Enter (without `teach`) or the source's end; return demonstrations.
+def _watch(monitor: "RoomClient", recording_id: str, teach: str | None, done: list[int]) -> None:
+    """Show live counts until Enter (without `teach`) or the source's end.
 
-    With `teach` Enter begins a demonstration, and ends it.
+    With `teach` Enter begins a demonstration, and ends it; its number goes into `done`.
     """
-    num_shown, is_showing = 0, False
+    is_showing = False
 
     def said() -> str:
         if teach is None:
             return "Enter ends it"
         verb = "ends" if is_showing else "begins"
-        return f"Enter {verb} demonstration {num_shown + 1}, Ctrl-C ends it all"
+        return f"Enter {verb} demonstration {len(done) + 1}, Ctrl-C ends it all"
 
     shown = console(stderr=True)
     with shown.status("") as status:
@@ -122,14 +121,13 @@ def _watch(monitor: "RoomClient", recording_id: str, teach: str | None) -> int:
             now = _recording(monitor.get("recording"), recording_id)
             status.update(f"{_counts(now)}; {said()}")
             if now["state"] != "recording":
-                return num_shown
+                return
             if not _entered():
                 continue
             if teach is None:
-                return num_shown
+                return
             if is_showing:
-                monitor.post("teach/stop")
-                num_shown += 1
+                done.append(monitor.post("teach/stop")["showing"])
             else:
                 monitor.post("teach/start", {"name": teach})
             is_showing = not is_showing
