@@ -19,7 +19,7 @@ from services.user_monitor.publisher import holder_of
 from shared.bus import Effects, Message, Port
 from shared.errors import NotFound
 from shared.forget import count_forgotten
-from shared.schemas import ForgetRange, Source, UiEvent
+from shared.schemas import END_OF_TIME_MS, ForgetRange, Source, UiEvent
 from shared.topics import Room, Topic
 
 __all__ = ["ForgetAsked", "ForgetStarted", "erase_events", "ranges_of"]
@@ -40,8 +40,8 @@ class PlaceAsked(BaseModel):
 
     source: Source
     session: _SessionName
-    first_seq: Annotated[int, Field(ge=0)]
-    last_seq: Annotated[int, Field(ge=0)]
+    first_seq: Annotated[int, Field(ge=0, lt=2**63)]
+    last_seq: Annotated[int, Field(ge=0, lt=2**63)]
     user_id: str | None = None
 
 
@@ -50,9 +50,10 @@ class ForgetAsked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    last_ms: Annotated[int | None, Field(ge=1, description="what happened since so long ago")] = (
-        None
-    )
+    last_ms: Annotated[
+        int | None,
+        Field(ge=1, lt=END_OF_TIME_MS, description="what happened since so long ago"),
+    ] = None
     application: Annotated[str | None, Field(min_length=1, max_length=300)] = None
     session: _SessionName | None = None
     everything: bool = False
@@ -105,7 +106,7 @@ async def ranges_of(asked: ForgetAsked, port: Port, user_id: str, now_ms: int) -
     """
     request = secrets.token_hex(8)
     runs = _Runs()
-    since_ms = None if asked.last_ms is None else now_ms - asked.last_ms
+    since_ms = None if asked.last_ms is None else max(0, now_ms - asked.last_ms)
     places: list[tuple[str, Source | None, str | None, int, int | None]] = []
     if asked.everything:
         rows = port.store.query("SELECT DISTINCT user_id FROM sessions")

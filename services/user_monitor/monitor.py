@@ -173,12 +173,14 @@ class Monitor:
         """
         kind = _kind(spec)
         self._check_consent(kind, spec)
-        if kind is not SourceKind.REPLAY and kind in {r.source.kind for r in self._recording()}:
-            raise ConflictError(
-                f"source {kind} is being recorded: end that first (Enter at its `wat record`, or "
-                "POST /v1/user-monitor/recording/stop)"
-            )
+        self._check_single(kind)
         source = await open_source(spec, self.clock)
+        try:  # opening takes a while: a person may have decided anew
+            self._check_consent(kind, spec)
+            self._check_single(kind)
+        except WatError:
+            await source.close()
+            raise
         for key, present in self.recorders.items():  # a log that is being replayed: twice is once
             if present.source.session == source.session and not present.is_done:
                 return key
@@ -281,8 +283,12 @@ class Monitor:
         async with self.publisher.lock:
             await self._write(statement)
             await self.publisher.spool.drop(lambda rests_on, _: rests_on == consent_id)
-        for recorder in self._recording():
-            if not self.consents.live(recorder.source.kind):
+        for key, recorder in list(self.recorders.items()):
+            if recorder.state is not RecorderState.RECORDING:
+                continue
+            try:
+                self._check_consent(recorder.source.kind, self._specs[key])
+            except ConsentMissing:
                 await recorder.stop()
                 recorder.reason = "its last consent was revoked"
         await self._remember_recording()
@@ -295,7 +301,7 @@ class Monitor:
         self.consents.exclude(stored)
         async with self.publisher.lock:
             await self._write(stored.insert())
-            await self.publisher.spool.drop(self._is_excluded)
+            await self.publisher.spool.drop(lambda _, value: self._is_excluded(value, stored))
         return stored
 
     async def include(self, exclusion_id: str) -> None:
@@ -354,8 +360,18 @@ class Monitor:
                 "any local program can drive a browser whose port is open"
             )
 
-    def _is_excluded(self, _: str, value: bytes) -> bool:
+    def _check_single(self, kind: SourceKind) -> None:
+        if kind is not SourceKind.REPLAY and kind in {r.source.kind for r in self._recording()}:
+            raise ConflictError(
+                f"source {kind} is being recorded: end that first (Enter at its `wat record`, or "
+                "POST /v1/user-monitor/recording/stop)"
+            )
+
+    def _is_excluded(self, value: bytes, newest: Exclusion) -> bool:
         event = UiEvent.model_validate_json(value)
+        named = {"title": event.window, "url": event.url}.get(newest.kind)
+        if named is not None and (named.hash is not None or named.clear is None):
+            return True  # it may be what is excluded: what it was is known no more
         texts = [t.clear if isinstance(t, Text) else None for t in (event.window, event.url)]
         return self.consents.excluded(Place(event.source, event.application, *texts))
 

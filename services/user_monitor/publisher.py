@@ -23,7 +23,7 @@ from services.user_monitor.teaching import Lesson, Teaching
 from shared import tracing
 from shared.artifacts import Artifacts
 from shared.bus import Effects, Port
-from shared.errors import BusUnavailable
+from shared.errors import BusUnavailable, ContractError
 from shared.schemas import Source, UiEvent, event_id
 from shared.topics import Room, Topic
 
@@ -64,6 +64,9 @@ class _Candidate:
     lesson: Lesson | None
 
 
+_Kept = tuple[_Candidate, UiEvent]
+
+
 @dataclass
 class _Choice:
     """What of a batch may be kept, where each session goes on, and how many may not be kept."""
@@ -71,6 +74,10 @@ class _Choice:
     candidates: list[_Candidate] = field(default_factory=list)
     next_seqs: dict[Recorder, int] = field(default_factory=dict)
     refused: Counter[Recorder] = field(default_factory=Counter)
+
+    def unfit(self, kept: "Sequence[_Kept]") -> Counter[Recorder]:
+        """Count what may be kept, but is no event."""
+        return Counter(c.recorder for c in self.candidates) - Counter(c.recorder for c, _ in kept)
 
 
 class Publisher:
@@ -156,19 +163,21 @@ class Publisher:
         while True:
             decided = self._consents.num_decisions
             choice = self._choose(taken)
-            effects, events = await asyncio.to_thread(self._filter, choice)
+            effects, kept = await asyncio.to_thread(self._filter, choice)
             if decided == self._consents.num_decisions:
                 break  # else the user decided anew meanwhile: filter again
         if effects:
-            await self._commit(effects, [c.allowed.consent_id for c in choice.candidates])
+            await self._commit(effects, [c.allowed.consent_id for c, _ in kept])
         for recorder, next_seq in choice.next_seqs.items():
             recorder.next_seq = next_seq
         for recorder, count in choice.refused.items():
             recorder.drop(DropReason.NOT_ALLOWED, count)
-        for candidate, event in zip(choice.candidates, events, strict=True):
+        for recorder, count in choice.unfit(kept).items():
+            recorder.drop(DropReason.UNFIT, count)
+        for candidate, event in kept:
             candidate.recorder.num_published += 1
             EVENTS.labels(event.source, event.action).inc()
-        return len(events)
+        return len(kept)
 
     def _choose(self, taken: Sequence[_Taken]) -> _Choice:
         """Decide by the consents of this moment."""
@@ -185,15 +194,26 @@ class Publisher:
                 choice.next_seqs[recorder] = seq + 1
         return choice
 
-    def _filter(self, choice: _Choice) -> tuple[Effects, list[UiEvent]]:
-        """Redact, store snapshots, and say what is to be committed. Runs beside the loop."""
-        effects, events = Effects(Room.USER_MONITOR), []
+    def _filter(self, choice: _Choice) -> tuple[Effects, list[_Kept]]:
+        """Redact, store snapshots, and say what is to be committed. Runs beside the loop.
+
+        A capture that is no event (too large, text that is no Unicode) is left out: one must not
+        stop the others.
+        """
+        effects, kept = Effects(Room.USER_MONITOR), list[_Kept]()
         num_events: Counter[Recorder] = Counter()
         last_ms: dict[Recorder, int] = {}
         for candidate in choice.candidates:
-            event = self._event(candidate, effects)
-            effects.publish(event)
-            events.append(event)
+            before = effects.mark()
+            try:
+                event = self._event(candidate, effects)
+                effects.publish(event)
+            except (ContractError, ValueError) as error:
+                effects.back_to(before)
+                extra = {"room": Room.USER_MONITOR, "outcome": type(error).__name__}
+                _log.warning("a capture is no event", extra=extra)
+                continue
+            kept.append((candidate, event))
             num_events[candidate.recorder] += 1
             last_ms[candidate.recorder] = event.time_ms
         for recorder, next_seq in choice.next_seqs.items():
@@ -201,7 +221,7 @@ class Publisher:
             at_ms = last_ms.get(recorder, recorder.started_ms)
             row = (recorder.user_id, recorder.started_ms, at_ms, next_seq, num_events[recorder])
             effects.write(_ADVANCE, (source.kind.value, source.session, *row))
-        return effects, events
+        return effects, kept
 
     def _event(self, candidate: _Candidate, effects: Effects) -> UiEvent:
         recorder, capture, lesson = candidate.recorder, candidate.capture, candidate.lesson

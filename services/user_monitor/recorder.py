@@ -42,6 +42,7 @@ class DropReason(StrEnum):
     PAUSED = "paused"
     PRESSURE = "pressure"
     DUPLICATE = "duplicate"  # of a replay that was published before
+    UNFIT = "unfit"  # it is no event: too large, or its text is no Unicode
 
 
 def _clear(text: str | Text | None) -> str | None:

@@ -5,10 +5,13 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Digest", "Frozen", "Record", "Text", "derive_id"]
+__all__ = ["END_OF_TIME_MS", "Digest", "Frozen", "Record", "Text", "derive_id"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of an artifact's bytes, in hex."""
+
+END_OF_TIME_MS = 253_402_300_800_000
+"""The year 10000: from there on RFC 3339, which CloudEvents' `time` is in, has no dates."""
 
 
 def derive_id(*parts: str | int) -> str:
@@ -38,7 +41,9 @@ class Record(Frozen):
 
     schema_version: int = 1
     id: Annotated[str, Field(min_length=1, max_length=128)]
-    time_ms: Annotated[int, Field(ge=0, description="milliseconds since the Unix epoch")]
+    time_ms: Annotated[
+        int, Field(ge=0, lt=END_OF_TIME_MS, description="milliseconds since the Unix epoch")
+    ]
 
 
 class Text(Frozen):

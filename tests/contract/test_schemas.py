@@ -13,6 +13,7 @@ from referencing import Registry, Resource
 
 from shared.errors import ContractError
 from shared.schemas import (
+    END_OF_TIME_MS,
     MAX_RECORD_BYTES,
     RECORD_TYPES,
     Snapshot,
@@ -178,9 +179,15 @@ class TestDecoding:
         with pytest.raises(ContractError, match="store the large part as an artifact"):
             encode(ui_event(0, text="x" * MAX_RECORD_BYTES))
 
-    def test_a_time_that_no_calendar_has_is_refused(self):
-        with pytest.raises(ContractError, match="after the year 9999"):
-            headers_of(ui_event(10**18), "x")
+    @pytest.mark.parametrize("time_ms", [-1, END_OF_TIME_MS, 10**30])
+    def test_a_time_that_no_calendar_has_is_refused(self, time_ms):
+        value = json.loads(encode(ui_event(0))) | {"time_ms": time_ms}
+        with pytest.raises(ContractError, match="time_ms"):
+            decode(json.dumps(value).encode(), headers_of(ui_event(0), "x"))
+
+    def test_the_last_time_that_a_calendar_has_is_taken(self):
+        last = ui_event(0).model_copy(update={"time_ms": END_OF_TIME_MS - 1})
+        assert dict(headers_of(last, "x"))["ce_time"] == b"9999-12-31T23:59:59.999Z"
 
     @given(st.binary(max_size=200))
     def test_no_bytes_do_worse_than_a_contract_error(self, value: bytes):

@@ -2,11 +2,20 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
-from services.user_monitor.capture import InputSpec, RawCapture, ReplaySpec, SourceKind
+from services.user_monitor import monitor
+from services.user_monitor.capture import (
+    BrowserSpec,
+    InputSpec,
+    RawCapture,
+    ReplaySpec,
+    SourceKind,
+    WindowSpec,
+)
 from services.user_monitor.consent import ConsentAsked, ExclusionAsked
 from services.user_monitor.main import build
 from services.user_monitor.monitor import Monitor
@@ -101,7 +110,7 @@ class HandSource:
         self.queue.put_nowait(None)
 
 
-def watch(room, source, next_seq=0):
+def watch(room, source, next_seq=0, spec=BrowserSpec()):  # noqa: B008
     """Watch a source of the test's own as the room watches any other."""
     monitor: Monitor = room.monitor
     recorder = Recorder(
@@ -114,6 +123,7 @@ def watch(room, source, next_seq=0):
         lambda: None,
     )
     monitor.recorders[source.session] = recorder
+    monitor._specs[source.session] = spec
     return recorder
 
 
@@ -449,6 +459,33 @@ async def test_a_missing_display_stops_that_source_alone(tmp_path, monkeypatch, 
         assert len(await room.events()) == 3
 
 
+async def test_revoking_the_consent_to_attach_ends_what_is_attached(tmp_path):
+    url = "http://127.0.0.1:1"
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ConsentAsked(source=Source.BROWSER, level=Level.VALUES))
+        to_attach = ConsentAsked(source=Source.BROWSER, level=Level.VALUES, attach_url=url)
+        given = await room.monitor.allow(to_attach)
+        recorder = watch(room, HandSource(), spec=BrowserSpec(attach_url=url))
+        await room.monitor.revoke(given.id)
+        assert recorder.state is RecorderState.STOPPED
+
+
+async def test_a_consent_revoked_while_a_source_opens_keeps_it_closed(tmp_path, monkeypatch):
+    source = HandSource(SourceKind.WINDOW)
+    async with Room(tmp_path) as room:
+        given = await room.monitor.allow(ALL_VALUES)
+
+        async def opening(spec, clock):
+            await room.monitor.revoke(given.id)
+            return source
+
+        monkeypatch.setattr(monitor, "open_source", opening)
+        with pytest.raises(ConsentMissing):
+            await room.monitor.record(WindowSpec())
+        assert room.monitor.recorders == {}
+        assert source.queue.get_nowait() is None  # closed
+
+
 async def test_attaching_needs_a_consent_by_name(tmp_path):
     async with Room(tmp_path) as room:
         await room.monitor.allow(ALL_VALUES)
@@ -458,7 +495,9 @@ async def test_attaching_needs_a_consent_by_name(tmp_path):
         assert "names it" in refused.json()["detail"]
 
 
-@pytest.mark.parametrize("bad", ["{", '{"id": 1}', line(0, action="dance")])
+@pytest.mark.parametrize(
+    "bad", ["{", '{"id": 1}', line(0, action="dance"), line(0, time_ms=-5), line(0, time_ms=10**15)]
+)
 async def test_a_log_that_cannot_be_read_fails_visibly_and_quotes_nothing(tmp_path, bad):
     async with Room(tmp_path) as room:
         await room.monitor.allow(ALL_VALUES)
@@ -467,6 +506,40 @@ async def test_a_log_that_cannot_be_read_fails_visibly_and_quotes_nothing(tmp_pa
         assert recorder.reason.startswith("line 2 of the log")
         assert "dance" not in recorder.reason
         assert len(await room.events()) == 1
+
+
+@pytest.mark.parametrize("bad", ["-5", "1e300", "nan", "inf"])
+async def test_a_time_that_no_event_can_have_fails_its_replay_and_nothing_else(tmp_path, bad):
+    columns = {"time": "t", "action": "a", "application": "app"}
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ALL_VALUES)
+        folder = room.common.data_dir / "replay"
+        folder.mkdir()
+        (folder / "bad.csv").write_text(f"t,a,app\n1700000000,click,shop\n{bad},click,shop\n")
+        asked = {"path": "bad.csv", "format": "csv", "columns": columns}
+        started = await room.http.post("/replay", json=asked)
+        recorder = room.monitor.recorders[started.json()["id"]]
+        await until(lambda: recorder.is_done)
+        assert recorder.state is RecorderState.FAILED
+        assert "time" in recorder.reason
+    async with Room(tmp_path) as room:  # and is not tried again
+        assert room.monitor.recorders == {}
+        await room.replayed(line(0))
+        assert len(await room.events()) == 2
+
+
+async def test_a_capture_that_is_no_event_is_dropped_and_counted(tmp_path):
+    async with Room(tmp_path) as room:
+        await room.monitor.allow(ALL_VALUES)
+        source = HandSource()
+        recorder = watch(room, source)
+        for title in ("before", "half a character \ud83d", "after"):
+            source.queue.put_nowait(replace(click(), untrusted_title=title))
+        await until(lambda: recorder.num_waiting == 3)
+        await room.monitor.publisher.publish([recorder], everything=True)
+        assert [e.window.clear for e in await room.events()] == ["before", "after"]
+        assert recorder.dropped == {"unfit": 1}
+        assert [e.seq for e in await room.events()] == [0, 2]  # the gap shows
 
 
 async def test_a_csv_is_read_by_its_column_map(tmp_path):

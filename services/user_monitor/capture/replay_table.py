@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from services.user_monitor.capture import RawCapture, RawElement, is_control
 from shared.errors import CaptureError, ConfigError
+from shared.schemas.base import END_OF_TIME_MS
 from shared.schemas.raw_events import Action
 
 __all__ = ["FIELDS", "check_map", "read_cells", "read_csv"]
@@ -147,7 +148,10 @@ def _action(name: str) -> Action:
 
 
 def _time_ms(text: str | None) -> int | None:
-    """Read ISO 8601 (UTC where it names no zone), or a number of seconds or milliseconds."""
+    """Read ISO 8601 (UTC where it names no zone), or a number of seconds or milliseconds.
+
+    None for what is no time, or none that an event can have.
+    """
     if not text:
         return None
     try:
@@ -157,5 +161,6 @@ def _time_ms(text: str | None) -> int | None:
             moment = datetime.fromisoformat(text.strip())
         except ValueError:
             return None
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    return int(number if number > 1e11 else number * 1000)
+        number = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    ms = number if number > 1e11 else number * 1000
+    return int(ms) if 0 <= ms < END_OF_TIME_MS else None  # nan is neither
