@@ -54,7 +54,10 @@ def run(
         int | None, typer.Option(min=1, help="Work on the first N records only.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Decide and write down, act on nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Decide and write down; links are followed, nothing else is done."
+        ),
     ] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Go on after a record that did not end well.")
