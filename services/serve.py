@@ -15,6 +15,7 @@ from typing import Protocol, cast, get_type_hints
 
 import uvicorn
 from fastapi import APIRouter
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared import failpoints, tracing
 from shared.api import create_app, read_token
@@ -26,6 +27,15 @@ from shared.settings import CommonSettings, RoomSettings, load, refuse_unknown
 from shared.topics import Room
 
 __all__ = ["build_service", "serve", "spare_collector"]
+
+MAX_CONNECTIONS = 256
+"""More than these are not held open at once, so that no number of slow ones takes every
+descriptor; a process may often have 1,024."""
+
+_ACCEPTED_AT_ONCE = 64
+_QUEUE = 4_096
+"""Connections that may wait for being accepted: where the kernel drops one it comes again only
+after seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +102,10 @@ async def _serve(
     listener = _bind(common.host, port)
     address = "http://{}:{}".format(*listener.getsockname()[:2])
     app = create_app(services, common, read_token(common.token_file))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", ws="none", http=_Connection,
+        backlog=_ACCEPTED_AT_ONCE,
+    )  # fmt: skip
     server = _Server(config)
     bus = open_bus(common.bus, common.data_dir, clock)
     http = asyncio.create_task(server.serve(sockets=[listener]))
@@ -156,7 +169,44 @@ def _bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the rooms drain first, then HTTP ends."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let more connections wait than are accepted in one turn of the loop."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_QUEUE)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `serve`."""
         yield
+
+
+class _Connection(H11Protocol):
+    """A connection that gives way when there are too many: the longest idle one ends first.
+
+    Idle is one whose request is not yet there, or is answered. uvicorn itself lets a request that
+    comes byte by byte take its time, and at a limit refuses the newest: then slow ones would stop
+    all others.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make room for this one."""
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._since_s = self.loop.time()
+        if len(self.connections) > MAX_CONNECTIONS:
+            others = cast("set[_Connection]", self.connections)
+            idle = [other for other in others if other is not self and other.is_idle]
+            if idle:
+                min(idle, key=lambda other: other._since_s).transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Count as idle from now on."""
+        super().on_response_complete()
+        self._since_s = self.loop.time()
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no request is being answered."""
+        return not self.transport.is_closing() and (
+            self.cycle is None or self.cycle.response_complete
+        )

@@ -18,8 +18,9 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.bus import Place
@@ -60,6 +61,17 @@ class DeadLetterView(BaseModel):
     error: str
     time_ms: int
     replayed_ms: int | None
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str = Field(description="kind of error, as shared/errors.py names it")
+    status: int
+    detail: str = Field(description="what, which, and what to do")
+    retryable: bool | None = Field(None, description="whether the same may work later")
+    errors: list[dict[str, str]] | None = Field(None, description="places that are not valid")
 
 
 def page(items: Sequence[T], limit: int, cursor_of: Callable[[T], Any]) -> Page[T]:
@@ -106,7 +118,7 @@ def read_token(path: Path) -> str:
 
 def create_app(services: Sequence[Service], common: CommonSettings, token: str) -> FastAPI:
     """Return the REST application of these rooms, each under `/v1/<room>/`."""
-    app = FastAPI(
+    app = _App(
         title="WasmAgentTrainer",
         version=version("wasmagenttrainer"),
         # Their pages load scripts from elsewhere, which would then run beside our own address.
@@ -114,6 +126,7 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
         redoc_url=None,
         # Its own spans and logs would hold addresses with their queries, and messages of errors.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        responses={"default": _PROBLEM},
     )
 
     @app.get("/healthz")
@@ -132,7 +145,7 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
         """Return the product's version."""
         return {"version": app.version}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> PlainTextResponse:
         """Return Prometheus metrics; none carries content."""
         return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -152,6 +165,23 @@ def create_app(services: Sequence[Service], common: CommonSettings, token: str) 
     app.add_middleware(_Token, token=token)
     app.add_middleware(_Host, allowed=common.allowed_hosts)
     return app
+
+
+_PROBLEM: dict[str, Any] = {
+    "description": "Anything else",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
+class _App(FastAPI):
+    """FastAPI, whose OpenAPI document knows what a problem is."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document."""
+        document = super().openapi()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        return document
 
 
 def _must_be_ready(service: Service) -> Callable[[], None]:
@@ -339,9 +369,24 @@ async def _wat_problem(_: Request, error: Exception) -> JSONResponse:
     return _problem(error.status, type(error).__name__, str(error), retryable=error.retryable)
 
 
-async def _http_problem(_: Request, error: Exception) -> JSONResponse:
+async def _http_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, "HTTP error", str(error.detail))
+    answer = _problem(error.status_code, "HTTP error", str(error.detail))
+    if error.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_allowed(request))
+    return answer
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods there are at a path; the framework names those of one route alone."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 async def _validation_problem(_: Request, error: Exception) -> JSONResponse:

@@ -16,7 +16,6 @@ from services.agent_runner.evidence import (
     Decided,
     StepEvidence,
     screen_digest,
-    value_digest,
 )
 from services.agent_runner.from_screen import read_parameters
 from services.agent_runner.gate import Gate, RunStopped
@@ -193,7 +192,6 @@ class RecordWork:
         element = None
         if outcome.op is not None:
             element = _element(snapshot, encoded.elements[outcome.element])
-        typed = self._value_of(outcome.slot)
         decided = Decided(
             step_index=len(self.steps),
             time_ms=self._tools.clock.time_ms(),
@@ -208,11 +206,6 @@ class RecordWork:
             role=element.role if element else None,
             label=_label(element) if element else None,
             slot=outcome.slot,
-            value_digest=(
-                value_digest(self._run.run_id, outcome.slot, typed)
-                if outcome.slot is not None and typed is not None
-                else None
-            ),
             key=outcome.key,
         )
         return StepEvidence(**decided.model_dump())

@@ -27,6 +27,15 @@ class _Body(BaseModel):
 
 
 class _AgentNamed(_Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("routine_id", "name")
+            ]
+        }
+    )
+
     routine_id: Name | None = None
     name: Name | None = None
 
@@ -84,7 +93,9 @@ class GrantBody(_AgentNamed):
 class KeyBody(_Body):
     """A foreign key to trust."""
 
-    public_key: Name
+    public_key: Annotated[
+        Name, Field(description="Ed25519", json_schema_extra={"pattern": "^[0-9a-fA-F]{64}$"})
+    ]
     name: Name
 
 

@@ -1,16 +1,16 @@
 """What is kept of each step: what the agent saw, what it decided and what came of it.
 
-Read and written by the run's journal, and stored as an artifact when a record ends. Values that a
-step typed are named by slot and by a digest that only this run can compare; notes from the page
-are evidence for the user and go to no log.
+Read and written by the run's journal, and stored as an artifact when a record ends. A value that
+a step typed is named by its slot alone: a digest of a short value can be guessed. Notes from the
+page are evidence for the user and go to no log.
 """
 
 import hashlib
 from enum import StrEnum
 
-from shared.schemas import Digest, Frozen, RunState, Snapshot, derive_id
+from shared.schemas import Digest, Frozen, RunState, Snapshot
 
-__all__ = ["Came", "Decided", "RecordEvidence", "StepEvidence", "screen_digest", "value_digest"]
+__all__ = ["Came", "Decided", "RecordEvidence", "StepEvidence", "screen_digest"]
 
 
 class Came(StrEnum):
@@ -38,7 +38,6 @@ class Decided(Frozen):
     role: str | None = None
     label: str | None = None
     slot: str | None = None
-    value_digest: str | None = None
     key: str | None = None
 
     @property
@@ -84,8 +83,3 @@ def screen_digest(snapshot: Snapshot, *, with_focus: bool = True) -> str:
         )
         digest.update(bare.model_dump_json(exclude_defaults=True).encode())
     return digest.hexdigest()
-
-
-def value_digest(run_id: str, slot: str, value: str) -> str:
-    """Return what stands for a value where the value itself must not; differs from run to run."""
-    return derive_id(run_id, slot, value)

@@ -28,6 +28,17 @@ def _before(cursor: str | None) -> tuple[int, str]:
         raise ContractError("the cursor is not one that a page gave as `next`") from error
 
 
+_BYTES = "application/octet-stream"
+
+
+class _Module(Response):
+    media_type = "application/wasm"
+
+
+class _Lines(StreamingResponse):
+    media_type = "text/event-stream"
+
+
 def router(logic: AgentTrainer) -> APIRouter:
     """Return the room's routes."""
     routes = APIRouter()
@@ -38,7 +49,10 @@ def router(logic: AgentTrainer) -> APIRouter:
         cards = logic.library.list(_before(cursor), limit + 1)
         return page(cards, limit, lambda card: [card.time_ms, card.subject_id])
 
-    @routes.post("/models/import", status_code=201, response_model_exclude_none=True)
+    @routes.post(
+        "/models/import", status_code=201, response_model_exclude_none=True,
+        openapi_extra={"requestBody": {"required": True, "content": {_BYTES: {}}}},
+    )  # fmt: skip
     async def import_model(
         request: Request, replace: bool = Query(False, description="replace a model that is there")
     ) -> ModelCard:
@@ -50,12 +64,11 @@ def router(logic: AgentTrainer) -> APIRouter:
         """Show one model's card; the id may also be its routine's."""
         return logic.library.card(model_id)
 
-    @routes.get("/models/{model_id}/module", response_class=Response)
-    def export_model(model_id: str) -> Response:
+    @routes.get("/models/{model_id}/module", response_class=_Module)
+    def export_model(model_id: str) -> _Module:
         """Return the signed module."""
-        return Response(
+        return _Module(
             logic.library.module(model_id),
-            media_type="application/wasm",
             headers={"Content-Disposition": 'attachment; filename="agent.wasm"'},
         )
 
@@ -87,8 +100,8 @@ def router(logic: AgentTrainer) -> APIRouter:
         await logic.cancel(training_id)
         return logic.training(training_id)
 
-    @routes.get("/trainings/{training_id}/events", response_class=StreamingResponse)
-    async def follow_training(training_id: str) -> StreamingResponse:
+    @routes.get("/trainings/{training_id}/events", response_class=_Lines)
+    async def follow_training(training_id: str) -> _Lines:
         """Follow a training as server-sent events, from its start to its end."""
         logic.training(training_id)
 
@@ -96,6 +109,6 @@ def router(logic: AgentTrainer) -> APIRouter:
             async for line in logic.progress(training_id):
                 yield f"event: {line.get('event', 'progress')}\ndata: {json.dumps(line)}\n\n"
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return _Lines(lines())
 
     return routes

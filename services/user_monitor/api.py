@@ -21,7 +21,7 @@ from services.user_monitor.teaching import Lesson
 from shared.api import Cursor, Limit, Page, decode_cursor, page
 from shared.bus import Port
 from shared.errors import ContractError, NotFound
-from shared.schemas import Snapshot, UiEvent, decode
+from shared.schemas import Digest, Snapshot, UiEvent, decode
 from shared.settings import CommonSettings
 from shared.topics import Topic
 
@@ -186,7 +186,7 @@ def _sessions(monitor: Monitor) -> APIRouter:
         return await _events(monitor.port, limit, _place(cursor, (int, int)), session)
 
     @routes.get("/snapshots/{digest}")
-    def show_snapshot(digest: str) -> Snapshot:
+    def show_snapshot(digest: Digest) -> Snapshot:
         """Show the element tree an event refers to."""
         return Snapshot.model_validate_json(monitor.artifacts.get(digest))
 

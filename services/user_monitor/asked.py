@@ -15,7 +15,7 @@ from services.user_monitor.capture import (
 from services.user_monitor.recorder import Recorder, RecorderState
 from services.user_monitor.settings import UserMonitorSettings
 from services.user_monitor.teaching import Lesson
-from shared.errors import ConfigError
+from shared.errors import ConfigError, NotFound
 from shared.settings import CommonSettings
 
 __all__ = [
@@ -100,7 +100,7 @@ class ReplayAsked(_Asked):
     ] = 0.0
 
     def spec(self, settings: UserMonitorSettings, common: CommonSettings) -> ReplaySpec:
-        """Return the source to open. Raises ConfigError."""
+        """Return the source to open. Raises ConfigError, NotFound."""
         if (self.content is None) == (self.path is None):
             raise ConfigError("a replay needs either a content or a path")
         if self.format != "xes" and (self.format == "csv") != (self.columns is not None):
@@ -114,6 +114,8 @@ class ReplayAsked(_Asked):
                     f"logs are replayed from {folder} only (WAT_USER_MONITOR_REPLAY_DIR): "
                     "put it there, or send its content"
                 )
+            if not path.is_file():
+                raise NotFound(f"there is no file {self.path!r} in {folder}")
         content = None if self.content is None else self.content.encode()
         return ReplaySpec(
             path, content, self.columns, self.as_user, self.speed, self.format, self.by_time

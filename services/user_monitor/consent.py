@@ -41,7 +41,15 @@ Pattern = Annotated[str, Field(min_length=1, max_length=300)]
 class ConsentAsked(Frozen):
     """What a person allows. A misspelled field is refused: without it more would be allowed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"attach_url": {"type": "null"}}},
+                {"properties": {"source": {"const": Source.BROWSER}}, "required": ["source"]},
+            ]
+        },
+    )
 
     application: Annotated[
         Pattern, Field(description="the application's name, or * for every one")
@@ -52,7 +60,11 @@ class ConsentAsked(Frozen):
         Pattern | None, Field(description="only at URLs like this; * and ? stand for anything")
     ] = None
     keep: Annotated[
-        tuple[str, ...], Field(description="kinds of personal data to keep: email phone iban")
+        tuple[str, ...],
+        Field(
+            description="kinds of personal data to keep",
+            json_schema_extra={"items": {"enum": sorted(KEEPABLE)}},
+        ),
     ] = ()
     attach_url: Annotated[
         str | None,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from services.user_monitor.publisher import holder_of
 from shared.bus import Effects, Message, Port
@@ -29,6 +29,15 @@ _DIGESTS = "SELECT digest FROM artifacts WHERE holder = ?"
 _NO_SESSION = ""
 """Names no session: such a range holds a time alone."""
 
+
+def _no_flag(value: object) -> object:
+    """Refuse true and false, which are numbers to Python and none in JSON."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+_Number = Annotated[int, BeforeValidator(_no_flag)]
 _SessionName = Annotated[str, Field(min_length=1, max_length=128)]
 _Where = tuple[str, Source, str]
 
@@ -40,23 +49,33 @@ class PlaceAsked(BaseModel):
 
     source: Source
     session: _SessionName
-    first_seq: Annotated[int, Field(ge=0, lt=2**63)]
-    last_seq: Annotated[int, Field(ge=0, lt=2**63)]
+    first_seq: Annotated[_Number, Field(ge=0, lt=2**63)]
+    last_seq: Annotated[_Number, Field(ge=0, lt=2**63)]
     user_id: str | None = None
 
 
 class ForgetAsked(BaseModel):
     """What is to be forgotten: exactly one of the first four."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["last_ms"], "properties": {"last_ms": {"type": "integer"}}},
+                {"required": ["application"], "properties": {"application": {"type": "string"}}},
+                {"required": ["session"], "properties": {"session": {"type": "string"}}},
+                {"required": ["everything"], "properties": {"everything": {"const": True}}},
+            ]
+        },
+    )  # fmt: skip
 
     last_ms: Annotated[
-        int | None,
+        _Number | None,
         Field(ge=1, lt=END_OF_TIME_MS, description="what happened since so long ago"),
     ] = None
     application: Annotated[str | None, Field(min_length=1, max_length=300)] = None
     session: _SessionName | None = None
-    everything: bool = False
+    everything: Annotated[bool, Field(strict=True)] = False
     places: Annotated[
         list[PlaceAsked],
         Field(

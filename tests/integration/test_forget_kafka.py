@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from prometheus_client import generate_latest
 
 from services.task_learner.main import Settings, build
 from shared.bus import Effects, open_bus
@@ -12,7 +13,7 @@ from shared.schemas import decode
 from shared.service import Service
 from shared.settings import CommonSettings
 from shared.topics import Room, Topic
-from tests.integration.test_forget import Story, office
+from tests.integration.test_forget import Story, flowing, office
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -61,6 +62,40 @@ async def test_on_a_broker_all_rooms_forget_and_say_when_the_last_byte_goes(
         assert await here.events() == []
     support, told = await learn_anew(url, tmp_path / "anew-2")
     assert support == []
+
+
+async def test_on_a_broker_an_application_and_the_last_minutes_go_while_events_flow(
+    tmp_path, monkeypatch, kafka
+):
+    url = f"kafka://{kafka.address}"
+    async with office(tmp_path / "home", monkeypatch, url) as here:
+        kept = Story(monkeypatch, 1)
+        gone = Story(monkeypatch, 2, chore="mail", num=5, app="https://mail.test")
+        await here.replay(kept)
+        await here.replay(gone)
+        await here.learned(2, 5)
+        async with flowing(here, monkeypatch):
+            deleted = await here.forget(application="https://mail.test")
+            assert deleted[Room.USER_MONITOR]["events"] == gone.num_events
+            assert here.files_with(gone.word) == []
+            late = Story(monkeypatch, 3, num=3)
+            began_ms = int(time.time() * 1000)
+            await here.replay(late)
+            assert here.files_with(late.word)
+            deleted = await here.forget(last_ms=int(time.time() * 1000) - began_ms + 50)
+            assert deleted[Room.USER_MONITOR]["events"] >= late.num_events
+        for story in (gone, late):
+            assert here.files_with(story.word) == []
+            assert story.word not in generate_latest().decode()
+        assert here.flowed
+        [routine] = await here.routines()
+        assert routine["support"] == 8
+
+    support, told = await learn_anew(url, tmp_path / "anew")
+    assert support == [8]
+    assert kept.word in told
+    assert gone.word not in told
+    assert late.word not in told
 
 
 async def learn_anew(url, folder):
