@@ -2,19 +2,22 @@
 
 import asyncio
 import subprocess
+import time
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from services.task_learner.main import Settings as LearnerSettings
 from services.task_learner.main import build as build_learner
 from shared.artifacts import Artifacts
 from shared.bus import Effects, Message, open_bus
-from shared.clock import FakeClock
+from shared.clock import FakeClock, SystemClock
 from shared.schemas import UiEvent, decode
 from shared.service import Service
 from shared.settings import CommonSettings
 from shared.topics import TOPICS, Room, Topic
-from tests.contract.records import run_outcome
+from tests.contract.records import run_outcome, ui_event
 from tests.unit.task_learner import ui_logs
 
 pytestmark = pytest.mark.timeout(300)
@@ -109,3 +112,65 @@ async def test_dead_letters_are_kept_no_longer_than_events(tmp_path):
     stop.set()
     await running
     await bus.close()
+
+
+DAY_S = 1.0
+"""A simulated day on a broker, whose clock cannot be set: its limits are scaled instead."""
+
+SCALED = ("retention.ms", "segment.ms")
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+async def test_thirty_days_on_a_broker_end_within_the_cap(tmp_path, kafka):
+    bus = open_bus(f"kafka://{kafka.address}", tmp_path, SystemClock())
+    monitor = await bus.open_port(Room.USER_MONITOR, (), "", "")
+    runner = await bus.open_port(Room.AGENT_RUNNER, (), "", "")
+    topics = (Topic.RAW_EVENTS, Topic.RUNS)
+    await _scale(kafka.address, topics)
+    end, day = asyncio.get_running_loop().time(), 0
+    while day < DAYS or not await _within_the_cap(bus, topics):
+        for port, record in ((monitor, ui_event), (runner, run_outcome)):
+            effects = Effects(port.room)
+            for n in range(50):
+                effects.publish(record(day * 50 + n))
+            await port.commit(effects)
+        day += 1
+        end += DAY_S
+        await asyncio.sleep(end - asyncio.get_running_loop().time())
+    for topic in topics:  # and not one that retention had no reason to take
+        [(oldest, following)] = (await bus.bounds(topic)).values()
+        assert following == day * 50
+        assert oldest <= following - 50
+    for port in (monitor, runner):
+        await port.close()
+    await bus.close()
+
+
+async def _scale(address, topics):
+    """Let the topics' own limits pass as fast as the days here do."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    names = [ConfigResource(ConfigResourceType.TOPIC, str(topic)) for topic in topics]
+    [answer] = await admin.describe_configs(names)
+    for topic, (*_, rows) in zip(topics, answer.resources, strict=True):
+        limits = {name: int(value) for name, value, *_ in rows if name in SCALED}
+        assert limits["retention.ms"] == TOPICS[topic].retention_ms
+        scaled = {k: str(int(v * DAY_S * 1000 / DAY_MS)) for k, v in limits.items()}
+        config = {"message.timestamp.type": "LogAppendTime", **scaled}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, config)])
+    await admin.close()
+
+
+async def _within_the_cap(bus, topics):
+    """Tell whether all that is left is young enough: a file goes as a whole, once it is looked at.
+
+    Source: a file holds a day; the tests' broker looks each second.
+    """
+    for topic in topics:
+        kept_days = (TOPICS[topic].retention_ms or 0) / DAY_MS + 1 + 2 / DAY_S
+        [(oldest, _)] = (await bus.bounds(topic)).values()
+        [message] = await bus.read(topic, 0, oldest, 1)
+        if message.time_ms < time.time() * 1000 - kept_days * DAY_S * 1000:
+            return False
+    return True
