@@ -29,7 +29,7 @@ ONLY_HERE = {
     "shared/service.py": {"fastapi", "prometheus_client"},
     "shared/progress.py": {"prometheus_client"},
     "shared/tracing.py": {"opentelemetry"},
-    "shared/bus/kafka.py": {"aiokafka"},
+    "shared/bus/kafka": {"aiokafka"},
     "shared/bus/log.py": {"apsw"},
     "shared/store.py": {"apsw"},
     "shared/module.py": {"numpy"},
