@@ -28,14 +28,14 @@ def find_routine(learner: "RoomClient", wanted: str) -> Mapping[str, Any]:
 
 @app.callback(invoke_without_command=True)
 def routines(context: typer.Context, as_json: AsJson = False) -> None:
-    """List routines, those first that took most time."""
+    """List routines, those first that would save most time."""
     if context.invoked_subcommand is None:
         _list(as_json)
 
 
 @app.command("list")
 def list_routines(as_json: AsJson = False) -> None:
-    """List routines, those first that took most time."""
+    """List routines, those first that would save most time."""
     _list(as_json)
 
 
@@ -48,17 +48,20 @@ def _list(as_json: bool) -> None:
         show_json(found)
         return
     show_table(
-        ("id", "name", "status", "origin", "seen", "steps", "takes", "parameters"),
+        ("id", "name", "status", "origin", "seen", "steps", "takes", "saves", "parameters"),
         (
             (
                 short(line["routine_id"]), line["name"], line["status"], line["origin"],
                 f"{line['support']} times", line["num_steps"], took(line["median_ms"]),
+                f"{took(line['saves_ms_a_week'])} a week" if line["saves_ms_a_week"] else "",
                 ", ".join(line["parameters"]),
             )
             for line in found
         ),
         "no routine yet: record some work (wat record), or teach one (wat record --teach NAME)",
     )  # fmt: skip
+    if found and not any(line["status"] in ("proposed", "approved") for line in found):
+        write_line("nothing is worth an agent yet; `wat routines show ROUTINE` says why")
 
 
 @app.command()
@@ -105,6 +108,10 @@ def _show_routine(found: Mapping[str, Any]) -> None:
         ),
         "it has no step",
     )  # fmt: skip
+    if found.get("not_proposed"):
+        write_line(f"not proposed: {found['not_proposed']}")
+    if (figures := found.get("automatability")) is not None:
+        _show_automatability(figures)
     show_table(
         ("parameter", "from", "kind", "labelled", "read at"),
         (
@@ -120,6 +127,20 @@ def _show_routine(found: Mapping[str, Any]) -> None:
             for t in found["traces"]
         ),
         "it has no trace",
+    )
+
+
+def _show_automatability(figures: Mapping[str, Any]) -> None:
+    write_line(
+        f"an agent would have got {figures['step_rate']:.0%} of the steps right and done "
+        f"{figures['run_rate']:.0%} of the newest {figures['num_held_out']} to the end (80 % "
+        f"interval {figures['run_low']:.0%} to {figures['run_high']:.0%}), which saves about "
+        f"{took(figures['saves_ms_a_week'])} a week"
+    )
+    write_line(
+        f"next step {figures['branching']:.0%}, values {figures['values']:.0%}, named elements "
+        f"{figures['selectors']:.0%}, usual beginning {figures['trigger']:.0%}, "
+        f"{figures['num_side_effects']} steps change what is stored"
     )
 
 

@@ -28,7 +28,10 @@ class RoutineLine(BaseModel):
     parameters: list[str]
     median_ms: int
     coverage: float
-    saves_ms: int = Field(description="time its executions have taken so far; ranks the list")
+    saves_ms: int = Field(description="time its executions have taken so far")
+    saves_ms_a_week: int | None = Field(description="as its dry replay says; ranks the list")
+    step_rate: float | None
+    not_proposed: str | None
 
 
 class PlaceRun(BaseModel):
@@ -55,13 +58,13 @@ def router(logic: TaskLearner) -> APIRouter:
     def list_routines(
         status: RoutineStatus | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[RoutineLine]:
-        """List routines, those first that took most time; forgotten ones only if asked for."""
+        """List routines, what saves most time first; forgotten ones only if asked for."""
         place = decode_cursor(cursor)
-        if place is not None and not (isinstance(place, list) and len(place) == 2):
+        if place is not None and not (isinstance(place, list) and len(place) == 3):
             raise ContractError("the cursor is not one that a page gave as `next`")
         lines = sorted((_line(k) for k in logic.routines.values() if _shown(k, status)), key=_rank)
         if place is not None:
-            lines = [line for line in lines if _rank(line) > (place[0], place[1])]
+            lines = [line for line in lines if _rank(line) > tuple(place)]
         return page(lines[: limit + 1], limit, _rank)
 
     @routes.get("/routines/{routine_id}")
@@ -133,13 +136,17 @@ def _record(known: Known) -> Routine:
 
 def _line(known: Known) -> RoutineLine:
     record = _record(known)
+    figures = record.automatability
     return RoutineLine(
         routine_id=known.routine_id, name=record.name, status=record.status, origin=record.origin,
         revision=record.revision, support=record.support, num_steps=len(record.steps),
         parameters=[p.name for p in record.parameters], median_ms=record.median_ms,
         coverage=record.coverage, saves_ms=record.support * record.median_ms,
+        saves_ms_a_week=figures.saves_ms_a_week if figures else None,
+        step_rate=figures.step_rate if figures else None, not_proposed=record.not_proposed,
     )  # fmt: skip
 
 
-def _rank(line: RoutineLine) -> tuple[int, str]:
-    return (-line.saves_ms, line.routine_id)
+def _rank(line: RoutineLine) -> tuple[int, int, str]:
+    """Put first what an agent would save, then what has taken most time."""
+    return (-(line.saves_ms_a_week or 0), -line.saves_ms, line.routine_id)

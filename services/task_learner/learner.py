@@ -482,12 +482,21 @@ CREATE TABLE IF NOT EXISTS traces(
         if known.record is not None and not force and not known.is_due():
             self._traces.write_fresh(known, effects)
             return
-        if known.update(self._settings):
+        if known.update(self._settings, self._agents(known)):
             self._traces.write_all(known, effects)
         else:
             self._traces.write_fresh(known, effects)
         self._publish(known, effects)
         self._measure()
+
+    def _agents(self, known: Known) -> list[Known]:
+        """Return the user's other routines that have an agent or are about to get one."""
+        others = (k for k in self.routines.values() if k is not known and k.is_live)
+        return [
+            k for k in others
+            if k.user_id == known.user_id
+            and (k.status is RoutineStatus.APPROVED or k.origin is Origin.TAUGHT)
+        ]  # fmt: skip
 
     # ---- marks and forgetting --------------------------------------------------------------
 
@@ -566,7 +575,7 @@ CREATE TABLE IF NOT EXISTS traces(
             known.num_forgotten += not gone
             count_forgotten(effects, "routines changed")
             known.drop_unseen_steps()
-            known.update(self._settings)
+            known.update(self._settings, self._agents(known))
             known.revision += known.revision == (known.record.revision if known.record else 0)
             self._traces.write_all(known, effects)  # names may have come from what is gone
             self._publish(known, effects)

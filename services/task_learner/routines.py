@@ -11,20 +11,24 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from services.task_learner.actions import DATA_ROLES, Token
+from services.task_learner.automatability import PROPOSE_RATE, Replayed, dry_replay
 from services.task_learner.dataflow import Flow, StepValue, find_flow
 from services.task_learner.segment import Pattern
 from services.task_learner.settings import TaskLearnerSettings
 from shared.schemas import (
     Action,
+    Automatability,
     Level,
     Origin,
     Parameter,
     Routine,
     RoutineStatus,
+    Source,
     Step,
     TraceRef,
     UiEvent,
     derive_id,
+    event_id,
 )
 
 __all__ = [
@@ -41,6 +45,9 @@ __all__ = [
 DECIDED = frozenset({RoutineStatus.APPROVED, RoutineStatus.IGNORED})
 """What a person has decided is not changed by more evidence."""
 
+_ALIKE = 0.8  # likeness from which on an agent for one routine does for another
+_COMMITTING = frozenset({"button", "menuitem"})  # what else is clicked on chooses or navigates
+_TICKED = frozenset({"checkbox", "radio", "switch"})
 _ALWAYS_UP_TO = 50  # traces up to which each new one is published
 _GROWTH = 1.05  # … and from there on each growth by this factor
 _SEARCH_ALWAYS = 10  # traces up to which programmes are looked for each time …
@@ -101,6 +108,8 @@ class Known:
     num_forgotten: int = 0  # traces that had to be forgotten
     traces: dict[str, KnownTrace] = field(default_factory=dict)  # by id, in order of time
     flow: Flow = field(default_factory=lambda: Flow((), (), ()))
+    automatability: Automatability | None = None
+    not_proposed: str | None = None  # why, in words
     searched: int = 0  # traces there were when programmes were last looked for
     coverage: float = 0.0
     record: Routine | None = None  # as published last
@@ -121,14 +130,17 @@ class Known:
         last = self.record.support if self.record is not None else 0
         return self.support <= _ALWAYS_UP_TO or self.support >= _GROWTH * last
 
-    def update(self, settings: TaskLearnerSettings) -> bool:
+    def update(self, settings: TaskLearnerSettings, agents: Sequence["Known"] = ()) -> bool:
         """Derive parameters, status and name from the traces; tell whether steps or parameters
-        changed, which raises the revision.
+        changed, which raises the revision. `agents` are routines that have an agent, or may get
+        one before this.
         """
         search = not _SEARCH_ALWAYS < len(self.traces) < _SEARCH_GROWTH * self.searched
         self._find_flow(self.flow.parameters, search)
+        if search:
+            self.automatability = self._replay()
         if self.status not in DECIDED:
-            self.status = self._status(settings)
+            self.status = self._status(settings, agents)
         if not self.named_by_user:
             self.name = default_name(self.pattern, self.flow)
         steps = tuple(s.model_copy(update={"coverage": 1.0}) for s in self.steps())
@@ -177,6 +189,9 @@ class Known:
         """Derive the parameters again after a restart."""
         self._find_flow(self.record.parameters if self.record is not None else (), search=False)
         self.searched = len(self.traces)
+        if self.record is not None:
+            self.automatability = self.record.automatability
+            self.not_proposed = self.record.not_proposed
 
     def _find_flow(self, known: Sequence[Parameter], search: bool) -> None:
         rows = [t.values for t in self.traces.values()]
@@ -212,21 +227,66 @@ class Known:
             steps=() if gone else self.steps(),
             parameters=() if gone else self.flow.parameters,
             support=0 if gone else self.support, coverage=0.0 if gone else self.coverage,
-            median_ms=int(median(t.ended_ms - t.started_ms for t in traces)) if traces else 0,
+            median_ms=self._median_ms(),
             traces=tuple(
                 TraceRef(trace_id=t.trace_id, digest=t.digest, session=t.session,
                          started_ms=t.started_ms, ended_ms=t.ended_ms)
                 for t in traces
             ),
             train=self.train, num_forgotten=self.num_forgotten,
+            automatability=None if gone else self.automatability,
+            not_proposed=None if gone else self.not_proposed,
         )  # fmt: skip
 
-    def _status(self, settings: TaskLearnerSettings) -> RoutineStatus:
-        if self.origin is Origin.TAUGHT or self.support >= settings.propose_after:
+    def _status(self, settings: TaskLearnerSettings, agents: Sequence["Known"]) -> RoutineStatus:
+        """Propose what was taught, and what was mined if an agent could do it and none does."""
+        self.not_proposed = None
+        if self.origin is Origin.TAUGHT:
+            return RoutineStatus.PROPOSED
+        alike = next((a for a in agents if likeness(a.pattern, self.pattern) >= _ALIKE), None)
+        low = self.automatability.step_low if self.automatability is not None else 0.0
+        if self.support < settings.propose_after:
+            self.not_proposed = f"seen {self.support} times, {settings.propose_after} are needed"
+        elif low < PROPOSE_RATE:
+            self.not_proposed = (
+                f"an agent would get at least {low:.0%} of the steps right, {PROPOSE_RATE:.0%} "
+                "are needed"
+            )
+        elif alike is not None:
+            self.not_proposed = f"nearly the same as {alike.name}"
+        else:
             return RoutineStatus.PROPOSED
         if self.support >= settings.confirm_after:
             return RoutineStatus.CONFIRMED
         return RoutineStatus.PROVISIONAL
+
+    def _replay(self) -> Automatability | None:
+        """Replay the traces on paper."""
+        tokens = self.pattern.tokens
+        return dry_replay(
+            [self._replayed(trace) for trace in self.traces.values()], self.flow,
+            named=[bool(self.flow.of_step[i]) or (bool(t.label.strip("@")) and t.label[:1] != "@")
+                   for i, t in enumerate(tokens)],
+            fills=[
+                t.document if t.action.startswith(("edit", "select")) or t.role in _TICKED else None
+                for t in tokens
+            ],
+            num_side_effects=sum(t.role in _COMMITTING or t.action.endswith("Enter")
+                                 for t in tokens if t.action.startswith(("click", "key"))),
+            median_ms=self._median_ms(),
+        )  # fmt: skip
+
+    def _replayed(self, trace: KnownTrace) -> Replayed:
+        """Return a trace's steps in the order of time, which its places are in."""
+        step_of = {event: step for step, event in enumerate(trace.event_ids) if event}
+        ids = [event_id(self.user_id, Source(s), session, seq) for s, session, seq in trace.places]
+        in_time = [step_of[i] for i in ids if i in step_of]
+        order = in_time if len(in_time) == len(step_of) else sorted(step_of.values())
+        return Replayed(tuple(order), trace.values, trace.started_ms, trace.ended_ms)
+
+    def _median_ms(self) -> int:
+        traces = self.traces.values()
+        return int(median(t.ended_ms - t.started_ms for t in traces)) if traces else 0
 
 
 def routine_id_of(user_id: str, pattern: Pattern) -> str:

@@ -31,6 +31,7 @@ from shared.schemas.raw_events import (
 )
 from shared.schemas.runs import RunMark, RunOutcome, RunState
 from shared.schemas.tasks import (
+    Automatability,
     Origin,
     Parameter,
     ParameterSource,
@@ -47,6 +48,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "RECORD_TYPES",
     "Action",
+    "Automatability",
     "Box",
     "Digest",
     "Element",

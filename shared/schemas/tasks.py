@@ -10,6 +10,7 @@ from shared.schemas.programmes import Programme
 from shared.schemas.raw_events import Action, Level, UiEvent
 
 __all__ = [
+    "Automatability",
     "Origin",
     "Parameter",
     "ParameterSource",
@@ -83,6 +84,31 @@ class TraceRef(Frozen):
     ended_ms: int
 
 
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class Automatability(Frozen):
+    """How well an agent could have done the routine, by replaying executions on paper.
+
+    Of the newest executions, held out, each next step and value was foretold from the older ones.
+    """
+
+    num_held_out: Annotated[int, Field(ge=1, description="executions that were held out")]
+    step_rate: Rate = Field(description="share of held-out steps foretold, with their values")
+    step_low: Rate = Field(
+        description="80 % lower bound of the step rate, each execution foretold from all others"
+    )
+    run_rate: Rate = Field(description="share of held-out executions foretold to the end")
+    run_low: Rate = Field(description="lower end of the run rate's 80 % interval (Jeffreys)")
+    run_high: Rate = Field(description="upper end of it")
+    branching: Rate = Field(description="share of next steps foretold, values aside")
+    values: Rate = Field(description="share of values read, computed or constant")
+    selectors: Rate = Field(description="share of steps on what has a name, not only a place")
+    trigger: Rate = Field(description="share of executions that begin as most do")
+    num_side_effects: Annotated[int, Field(ge=0, description="steps that change what is stored")]
+    saves_ms_a_week: Annotated[int, Field(ge=0, description="run rate x time the user spends")]
+
+
 class Routine(Record):
     """A repeated pattern with its parameters and evidence. Key on the topic: `routine_id`."""
 
@@ -103,6 +129,8 @@ class Routine(Record):
     median_ms: Annotated[int, Field(ge=0, description="median duration of a trace")]
     traces: tuple[TraceRef, ...] = Field((), description="the newest 200")
     train: Annotated[int, Field(ge=0, description="counts the trainings asked for")] = 0
+    automatability: Automatability | None = Field(None, description="None: seen too seldom")
+    not_proposed: str | None = Field(None, description="why it is not proposed, in words")
     num_forgotten: Annotated[int, Field(ge=0, description="counts traces that were forgotten")] = 0
 
 
