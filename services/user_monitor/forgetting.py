@@ -37,7 +37,8 @@ def _no_flag(value: object) -> object:
     return value
 
 
-_Number = Annotated[int, BeforeValidator(_no_flag)]
+_Seq = Annotated[int, Field(ge=0, lt=2**53), BeforeValidator(_no_flag)]
+_SpanMs = Annotated[int, Field(ge=1, lt=END_OF_TIME_MS), BeforeValidator(_no_flag)]
 _SessionName = Annotated[str, Field(min_length=1, max_length=128)]
 _Where = tuple[str, Source, str]
 
@@ -49,8 +50,8 @@ class PlaceAsked(BaseModel):
 
     source: Source
     session: _SessionName
-    first_seq: Annotated[_Number, Field(ge=0, lt=2**63)]
-    last_seq: Annotated[_Number, Field(ge=0, lt=2**63)]
+    first_seq: _Seq
+    last_seq: _Seq
     user_id: str | None = None
 
 
@@ -69,10 +70,7 @@ class ForgetAsked(BaseModel):
         },
     )  # fmt: skip
 
-    last_ms: Annotated[
-        _Number | None,
-        Field(ge=1, lt=END_OF_TIME_MS, description="what happened since so long ago"),
-    ] = None
+    last_ms: Annotated[_SpanMs | None, Field(description="what happened since so long ago")] = None
     application: Annotated[str | None, Field(min_length=1, max_length=300)] = None
     session: _SessionName | None = None
     everything: Annotated[bool, Field(strict=True)] = False

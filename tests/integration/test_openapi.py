@@ -21,7 +21,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path):
             [
                 sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run",
                 f"{served.url}/openapi.json", "-H", f"Authorization: Bearer {served.token}",
-                "--no-color", "--workers", "2",
+                "--no-color",
             ],
             capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONWARNINGS": ""},
         )  # fmt: skip
