@@ -45,6 +45,7 @@ ONLY_HERE = {
     "services/user_monitor/capture/replay_xes.py": {"defusedxml"},
     "services/user_monitor/capture/input.py": {"pynput"},
     "services/user_monitor/capture/window.py": {"Xlib"},
+    "services/task_learner/exports/bpmn.py": {"bpmn_io"},
     "services/agent_runner/sandbox.py": {"wasmtime", "numpy"},
     "services/agent_runner/brain.py": {"numpy"},
 }

@@ -1,12 +1,15 @@
 """`wat routines`: what was found or taught, and what a person decides about it."""
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from services.commands.naming import pick, short
 from services.commands.terminal import AsJson, WatGroup, show_json, show_table, took, write_line
+from shared.errors import ConfigError
 from shared.topics import Room
 
 if TYPE_CHECKING:
@@ -195,6 +198,34 @@ def _decide(routine: str, decision: str, body: object = None) -> None:
         routine_id = find_routine(learner, routine)["routine_id"]
         found = learner.post(f"routines/{routine_id}/{decision}", body)
     write_line(f"{found['name']} ({short(routine_id)}) is {found['status']}")
+
+
+@app.command()
+def export(
+    routine: Named,
+    form: Annotated[
+        Literal["mermaid", "svg", "png", "bpmn", "xes", "ocel"],
+        typer.Option("--format", help="A picture, a process, or the traces as an event log."),
+    ] = "mermaid",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Without it, to standard output.")
+    ] = None,
+) -> None:
+    """Draw a routine, or hand its process or traces to other tools."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        learner = rooms.ask(Room.TASK_LEARNER)
+        routine_id = find_routine(learner, routine)["routine_id"]
+        data = learner.download(f"routines/{routine_id}/export?form={form}")
+    if out is None:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+    write_line(f"{out}: {len(data):,} bytes")
 
 
 @app.command()

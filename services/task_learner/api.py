@@ -1,15 +1,16 @@
 """task-learner's routes: routines ranked, each with its evidence; and what a person decides."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from services.task_learner.exports import EXPORTS
 from services.task_learner.learner import Place, TaskLearner
 from services.task_learner.routines import Known
 from shared.api import Cursor, Limit, Page, decode_cursor, page
-from shared.errors import ContractError
+from shared.errors import ConflictError, ContractError
 from shared.schemas import Routine, RoutineStatus, Trace
 
 __all__ = ["router"]
@@ -60,7 +61,9 @@ def router(logic: TaskLearner) -> APIRouter:
     ) -> Page[RoutineLine]:
         """List routines, what saves most time first; forgotten ones only if asked for."""
         place = decode_cursor(cursor)
-        if place is not None and not (isinstance(place, list) and len(place) == 3):
+        if place is not None and not (
+            isinstance(place, list) and [type(part) for part in place] == [int, int, str]
+        ):
             raise ContractError("the cursor is not one that a page gave as `next`")
         lines = sorted((_line(k) for k in logic.routines.values() if _shown(k, status)), key=_rank)
         if place is not None:
@@ -76,6 +79,23 @@ def router(logic: TaskLearner) -> APIRouter:
     def show_trace(routine_id: str, trace_id: str) -> Trace:
         """Show every event of one trace."""
         return logic.trace(routine_id, trace_id)
+
+    @routes.get(
+        "/routines/{routine_id}/export",
+        response_class=Response,
+        responses={200: {"content": {e.media_type: {} for e in EXPORTS.values()}}},
+    )
+    def export(
+        routine_id: str, form: Literal["mermaid", "svg", "png", "bpmn", "xes", "ocel"] = "mermaid"
+    ) -> Response:
+        """Draw a routine, or hand out its process (BPMN) or its traces (XES, OCEL 2.0)."""
+        known = logic.known(routine_id)
+        if not known.is_live:
+            raise ConflictError(f"routine {routine_id} has been forgotten: nothing is left of it")
+        made = EXPORTS[form]
+        wanted = known.traces if form in ("xes", "ocel") else ()
+        traces = [logic.trace(routine_id, trace_id) for trace_id in list(wanted)]
+        return Response(made.make(_record(known), traces), media_type=made.media_type)
 
     @routes.post("/routines/{routine_id}/approve")
     async def approve(routine_id: str) -> Routine:

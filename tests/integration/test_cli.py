@@ -148,7 +148,7 @@ def test_following_a_topic_ends_with_ctrl_c(at_home):
     assert (tail.returncode, err) == (130, "")
 
 
-def test_a_routine_is_shown_by_a_part_of_its_id_and_decided_by_its_name(at_home):
+def test_a_routine_is_shown_by_a_part_of_its_id_and_decided_by_its_name(at_home, tmp_path):
     first = at_home.json("routines")[0]
     shown = at_home.json("routines", "show", first["routine_id"][:6])
     assert shown["routine_id"] == first["routine_id"]
@@ -158,6 +158,12 @@ def test_a_routine_is_shown_by_a_part_of_its_id_and_decided_by_its_name(at_home)
         "routines", "show", first["name"], "--trace", shown["traces"][0]["trace_id"][:8]
     )
     assert set(trace["parameters"]) == set(first["parameters"])
+    out, _ = at_home.wat("routines", "export", first["routine_id"][:6])
+    assert out.startswith("flowchart TD")
+    at_home.wat(
+        "routines", "export", first["name"], "--format", "xes", "--out", str(tmp_path / "log.xes")
+    )
+    assert "<trace>" in (tmp_path / "log.xes").read_text()
     at_home.wat("routines", "rename", first["name"], "My chore")
     out, _ = at_home.wat("routines", "ignore", "my chore")
     assert out.startswith("My chore (")

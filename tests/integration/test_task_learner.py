@@ -356,6 +356,17 @@ async def test_rest_lists_shows_and_refuses(tmp_path):
             trace_id = shown["traces"][0]["trace_id"]
             trace = (await http.get(f"{base}/{routine_id}/traces/{trace_id}")).json()
             assert trace["events"][-1]["element"]["name"]["clear"] == "Submit claim"
+            forms = {
+                "mermaid": b"flowchart", "bpmn": b"<?xml", "svg": b"<?xml", "png": b"\x89PNG",
+                "xes": b"<?xml", "ocel": b"{",
+            }  # fmt: skip
+            for form, begins in forms.items():
+                answer = await http.get(f"{base}/{routine_id}/export", params={"form": form})
+                assert answer.content.startswith(begins)
+            assert answer.headers["content-type"] == "application/json"
+            assert len(answer.json()["events"]) >= 12 * 6
+            wrong = await http.get(f"{base}/{routine_id}/export", params={"form": "docx"})
+            assert wrong.status_code == 422
             assert (await http.get(f"{base}/nothing")).status_code == 404
             assert (await http.get(base, params={"cursor": "!"})).status_code == 422
 
