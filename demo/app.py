@@ -9,8 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Query, Request
@@ -26,7 +25,7 @@ from demo.render import PAGES, Pages
 from demo.server import Server
 
 
-class App:
+class App(Server):
     """The order desk of one seed and variant, served while the `with` block lasts."""
 
     def __init__(
@@ -48,8 +47,7 @@ class App:
         self._pages = Pages(self._layout)
         self._requests = {request.number: request for request in self._layout.requests}
         self._database = Database(database)
-        self._server = Server(self._application(), port)
-        self.url = self._server.url
+        super().__init__(self._application(), port)
 
     @property
     def change(self) -> str:
@@ -69,28 +67,9 @@ class App:
         """Return what was saved, oldest first: label → value, and which button saved it."""
         return self._database.orders()
 
-    def start(self) -> Self:
-        """Serve until `stop`."""
-        self._server.start()
-        return self
-
-    def stop(self) -> None:
-        """Stop serving and close the database."""
-        self._server.stop()
+    def close(self) -> None:
+        """Close the database."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
 
     def _application(self) -> FastAPI:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

@@ -6,7 +6,6 @@ Prints nothing and logs nothing; the caller's event loop stays free.
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 import uvicorn
@@ -16,7 +15,7 @@ _START_S = 10.0
 
 
 class Server:
-    """One FastAPI application on 127.0.0.1, from `start` to `stop`."""
+    """One FastAPI application on 127.0.0.1, served while the `with` block lasts."""
 
     def __init__(self, application: FastAPI, port: int = 0) -> None:
         """Bind the port at once (0: any free one), so that the address is known."""
@@ -37,12 +36,8 @@ class Server:
             target=self._server.run, args=([self._socket],), name="demo-server", daemon=True
         )
 
-    def start(self) -> Self:
-        """Return once it answers.
-
-        Raises:
-            RuntimeError: it did not come up.
-        """
+    def __enter__(self) -> Self:
+        """Return once it answers. Raises RuntimeError where it does not come up."""
         self._thread.start()
         deadline = time.monotonic() + _START_S
         while not self._server.started:
@@ -51,22 +46,13 @@ class Server:
             time.sleep(0.005)
         return self
 
-    def stop(self) -> None:
-        """Close open connections and end the thread; safe to call twice."""
+    def __exit__(self, *_: object) -> None:
+        """Close open connections, end the thread, and let go of what the application holds."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()
         self._socket.close()
+        self.close()
 
-    def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
+    def close(self) -> None:
+        """Let go of what the application holds; an application with a database has one."""

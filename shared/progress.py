@@ -68,7 +68,7 @@ class ProgressMeter:
         """Take note that a batch was handled."""
         self._moved_s = time.monotonic()
 
-    async def measure(self, port: Port) -> None:
+    async def measure(self, port: Port) -> Progress:
         """Look anew, and set the gauges. Raises BusUnavailable."""
         rows = port.store.query("SELECT topic, partition, next FROM positions")
         positions = {(topic, partition): following for topic, partition, following in rows}
@@ -76,7 +76,7 @@ class ProgressMeter:
         attempts = port.store.query("SELECT max(count) FROM attempts")[0][0] or 0
         letters = port.store.query("SELECT count(*) FROM dead_letters WHERE replayed_ms IS NULL")
         jobs = dict(port.store.query("SELECT state, count(*) FROM jobs GROUP BY state"))
-        self.latest = Progress(
+        self.latest = now = Progress(
             measured_ms=self._clock.time_ms(),
             inputs=inputs,
             stalled_ms=self._stalled_ms(any(one.num_unhandled for one in inputs)),
@@ -85,7 +85,8 @@ class ProgressMeter:
             num_revived=port.num_revived,
             jobs={state: jobs.get(state, 0) for state in STATES},
         )
-        self._show(self.latest)
+        self._show(now)
+        return now
 
     async def _input(
         self, port: Port, topic: Topic, positions: dict[tuple[str, int], int]

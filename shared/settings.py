@@ -48,9 +48,7 @@ class RoomSettings(WatSettings):
 class CommonSettings(WatSettings):
     """What all rooms and the command line share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="WAT_", frozen=True, extra="forbid", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(env_prefix="WAT_")
 
     data_dir: Path = Field(
         Path("~/.local/share/wasmagenttrainer"),

@@ -14,12 +14,7 @@ __all__ = ["RunnerSettings"]
 class RunnerSettings(RoomSettings):
     """What may be set about running agents."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ROOM_PREFIXES[Room.AGENT_RUNNER],
-        frozen=True,
-        extra="forbid",
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ROOM_PREFIXES[Room.AGENT_RUNNER])
 
     browser: str = Field("", description="path of the Chromium to launch; empty: searched for")
     headless: bool = Field(True, description="whether the agent's own Chromium shows no window")

@@ -14,12 +14,7 @@ __all__ = ["TrainerSettings"]
 class TrainerSettings(RoomSettings):
     """What may be set about training agents."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ROOM_PREFIXES[Room.AGENT_TRAINER],
-        frozen=True,
-        extra="forbid",
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ROOM_PREFIXES[Room.AGENT_TRAINER])
 
     auto_train: bool = Field(
         False, description="train as soon as a routine is proposed, before anyone approves it"

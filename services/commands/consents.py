@@ -135,13 +135,7 @@ def revoke(
     consent_id: Annotated[str, typer.Argument(metavar="ID", help="Id, or its beginning.")],
 ) -> None:
     """Take a consent back; what rests on it and is not yet published is dropped."""
-    from services.client import Rooms
-
-    with Rooms() as rooms:
-        monitor = rooms.ask(Room.USER_MONITOR)
-        found = pick(monitor.all("consents"), consent_id, "consent", ("id",))
-        monitor.delete(f"consents/{found['id']}")
-    write_line(f"consent {short(found['id'])} holds no more")
+    _drop("consent", consent_id)
 
 
 @app.command()
@@ -163,13 +157,18 @@ def include(
     exclusion_id: Annotated[str, typer.Argument(metavar="ID", help="Id, or its beginning.")],
 ) -> None:
     """Drop an exclusion, so that consents decide again."""
+    _drop("exclusion", exclusion_id)
+
+
+def _drop(noun: str, begin: str) -> None:
+    """Delete the consent or exclusion whose id begins so."""
     from services.client import Rooms
 
     with Rooms() as rooms:
         monitor = rooms.ask(Room.USER_MONITOR)
-        found = pick(monitor.all("exclusions"), exclusion_id, "exclusion", ("id",))
-        monitor.delete(f"exclusions/{found['id']}")
-    write_line(f"exclusion {short(found['id'])} holds no more")
+        found = pick(monitor.all(f"{noun}s"), begin, noun, ("id",))
+        monitor.delete(f"{noun}s/{found['id']}")
+    write_line(f"{noun} {short(found['id'])} holds no more")
 
 
 def ask_for_consent(

@@ -14,12 +14,7 @@ __all__ = ["TaskLearnerSettings"]
 class TaskLearnerSettings(RoomSettings):
     """What can be set in task-learner."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ROOM_PREFIXES[Room.TASK_LEARNER],
-        frozen=True,
-        extra="forbid",
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ROOM_PREFIXES[Room.TASK_LEARNER])
 
     window_actions: Annotated[int, Field(ge=200, le=50_000)] = Field(
         5_000, description="newest actions of one user that are searched for routines; counts"

@@ -15,12 +15,7 @@ __all__ = ["UserMonitorSettings"]
 class UserMonitorSettings(RoomSettings):
     """What can be set in user-monitor."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ROOM_PREFIXES[Room.USER_MONITOR],
-        frozen=True,
-        extra="forbid",
-        env_ignore_empty=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ROOM_PREFIXES[Room.USER_MONITOR])
 
     hash_key_file: Path | None = Field(
         None, description="the key of hashes, outside the data folder; empty: <config_dir>/hash.key"

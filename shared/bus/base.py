@@ -222,10 +222,6 @@ class Subscription(Protocol):
         """Go back to the last commit: what was polled since is polled again."""
         ...
 
-    def lag(self) -> Mapping[Place, int]:
-        """Return how many records of each partition the group has not read."""
-        ...
-
     async def close(self) -> None:
         """Leave the group."""
         ...
@@ -257,10 +253,6 @@ class Port(Protocol):
 
     async def rewind(self) -> None:
         """See Subscription.rewind."""
-        ...
-
-    def lag(self) -> Mapping[Place, int]:
-        """See Subscription.lag."""
         ...
 
     async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:

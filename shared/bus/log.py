@@ -199,14 +199,6 @@ class LogSubscription:
         for reader in self._readers.values():
             reader.look_again()
 
-    def lag(self) -> dict[Place, int]:
-        """See Subscription.lag."""
-        return {
-            (topic, partition): following - max(self._positions.get((topic, partition), 0), oldest)
-            for topic, reader in self._readers.items()
-            for partition, (oldest, following) in reader.bounds().items()
-        }
-
     async def close(self) -> None:
         """See Subscription.close."""
         self._bus.unwatch(self._wakeup)
@@ -308,10 +300,6 @@ class LogPort:
     async def rewind(self) -> None:
         """See Subscription.rewind."""
         await self._subscription.rewind()
-
-    def lag(self) -> dict[Place, int]:
-        """See Subscription.lag."""
-        return self._subscription.lag()
 
     async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
         """See Port.commit."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
@@ -74,7 +72,7 @@ def _tickets(seed: int, variant: str) -> dict[str, dict[str, str]]:
     }
 
 
-class Tickets:
+class Tickets(Server):
     """The help desk of one seed and variant, served while the `with` block lasts."""
 
     def __init__(self, seed: int = 0, variant: str = "watch", *, port: int = 0) -> None:
@@ -92,8 +90,8 @@ class Tickets:
         self._database.execute(
             "CREATE TABLE closed (number PRIMARY KEY, category, urgency, summary, reply, button)"
         )
-        self._server = Server(self._application(), port)
-        self.url = f"{self._server.url}/board"
+        super().__init__(self._application(), port)
+        self.url += "/board"
 
     def records(self, num: int = 5) -> list[dict[str, str]]:
         """Pick tickets to close, as what the page calls it → value."""
@@ -119,17 +117,7 @@ class Tickets:
             rows = self._database.execute("SELECT * FROM closed ORDER BY rowid").fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.stop()
+    def close(self) -> None:
         self._database.close()
 
     def _application(self) -> FastAPI:

@@ -259,14 +259,6 @@ class TestReading:
         async with asyncio.timeout(WAIT_S):
             assert list(await tail.poll(10, 0.1)) == []
 
-    async def test_lag_counts_what_was_not_read(self, stage: Stage):
-        await publish_events(await stage.monitor(), range(7))
-        learner = await stage.learner()
-        found: list[Message] = []
-        while len(found) < 3:
-            found += await learner.poll(3 - len(found), 1.0)
-        assert sum(learner.lag().values()) == 4
-
     async def test_bounds_and_pages_need_no_group(self, stage: Stage):
         port = await stage.monitor()
         await publish_events(port, range(5))

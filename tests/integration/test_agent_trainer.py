@@ -119,8 +119,8 @@ class Desk:
         """Wait until the room has read all there is."""
 
         async def nothing_left():
-            lag = self.service.port.lag()
-            return sum(lag.values()) == 0
+            now = await self.service.progress.measure(self.service.port)
+            return not any(one.num_unhandled for one in now.inputs)
 
         await asyncio.sleep(0.2)
         await self.until(nothing_left)

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from shared.api import create_app
 from shared.bus import Effects, open_bus
-from shared.progress import Progress, ProgressMeter
+from shared.progress import ProgressMeter
 from shared.topics import Room, Topic
 from tests.contract.records import run_outcome
 from tests.kafka.broker import Broker
@@ -39,27 +39,21 @@ def metric(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(name, {"room": "task-learner", **labels})
 
 
-async def measured(meter: ProgressMeter, port) -> Progress:
-    await meter.measure(port)
-    assert meter.latest is not None
-    return meter.latest
-
-
 async def test_what_waits_is_counted_from_what_is_committed(house: House):
     """A consumer that reads nothing says nothing of it: the positions do."""
     port = await house.bus.open_port(Room.TASK_LEARNER, INPUTS, Counting.tables, "")
     meter = ProgressMeter(Room.TASK_LEARNER, INPUTS, house.clock)
-    empty = await measured(meter, port)
+    empty = await meter.measure(port)
     assert [one.num_unhandled for one in empty.inputs] == [0, 0]
     assert [one.oldest_ms for one in empty.inputs] == [None, None]
     await house.send("good", "good", "good")
-    [runs, events] = (await measured(meter, port)).inputs
+    [runs, events] = (await meter.measure(port)).inputs
     assert (runs.num_unhandled, events.num_unhandled) == (0, 3)
     [first, *_] = await port.read(Topic.RAW_EVENTS, 0, 0, 1)
     assert events.oldest_ms == first.time_ms
     assert metric("wat_lag_records", topic="raw-events") == 3
     await port.commit(Effects(Room.TASK_LEARNER), {("raw-events", 0): 2})
-    [_, events] = (await measured(meter, port)).inputs
+    [_, events] = (await meter.measure(port)).inputs
     assert events.num_unhandled == 1
     await port.close()
 
@@ -70,15 +64,15 @@ async def test_a_room_that_does_nothing_although_records_wait_is_told_from_an_id
     port = await house.bus.open_port(Room.TASK_LEARNER, INPUTS, Counting.tables, "")
     meter = ProgressMeter(Room.TASK_LEARNER, INPUTS, house.clock)
     await asyncio.sleep(0.05)
-    assert (await measured(meter, port)).stalled_ms == 0
+    assert (await meter.measure(port)).stalled_ms == 0
     await house.send("good")
-    assert (await measured(meter, port)).stalled_ms == 0  # it may have come just now
+    assert (await meter.measure(port)).stalled_ms == 0  # it may have come just now
     await asyncio.sleep(0.05)
-    assert (await measured(meter, port)).stalled_ms >= 50
+    assert (await meter.measure(port)).stalled_ms >= 50
     assert (metric("wat_stalled_seconds") or 0) >= 0.05
     await port.commit(Effects(Room.TASK_LEARNER), {("raw-events", 0): 1})
     meter.moved()
-    assert (await measured(meter, port)).stalled_ms == 0
+    assert (await meter.measure(port)).stalled_ms == 0
     await port.close()
 
 
@@ -89,7 +83,7 @@ async def test_failures_letters_and_jobs_are_counted_and_shown_over_rest(house: 
     await house.until("SELECT next FROM positions WHERE topic = 'raw-events'", [(2,)])
     await house.ask_work(run_outcome(0))
     await house.until("SELECT state FROM jobs", [("running",)])
-    await measured(house.service.progress, house.service.port)
+    await house.service.progress.measure(house.service.port)
     app = create_app([house.service], house.common, TOKEN)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
@@ -122,5 +116,5 @@ async def test_records_taken_off_the_end_of_a_topic_do_not_wait(tmp_path: Path):
     await port.commit(Effects(Room.TASK_LEARNER), {("raw-events", 0): 1})
     await monitor.erase(Topic.RAW_EVENTS, lambda message: message.offset == 1)
     meter = ProgressMeter(Room.TASK_LEARNER, INPUTS, house.clock)
-    assert [one.num_unhandled for one in (await measured(meter, port)).inputs] == [0, 0]
+    assert [one.num_unhandled for one in (await meter.measure(port)).inputs] == [0, 0]
     await house.bus.close()

@@ -121,8 +121,8 @@ async def undisturbed(folder: Path) -> dict[str, int]:
     stop = asyncio.Event()
     running = asyncio.create_task(service.run(stop))
     async with asyncio.timeout(WAIT_S):
-        while sum(service.port.lag().values()) or not service.port.store.query(
-            "SELECT 1 FROM positions WHERE topic = 'raw-events'"
+        while any(
+            one.num_unhandled for one in (await service.progress.measure(service.port)).inputs
         ):
             await asyncio.sleep(0.05)
     stop.set()

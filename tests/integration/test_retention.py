@@ -118,6 +118,7 @@ DAY_S = 1.0
 """A simulated day on a broker, whose clock cannot be set: its limits are scaled instead."""
 
 SCALED = ("retention.ms", "segment.ms")
+SIZES = ("retention.bytes", "segment.bytes")
 
 
 @pytest.mark.kafka
@@ -156,6 +157,8 @@ async def _scale(address, topics):
     for topic, (*_, rows) in zip(topics, answer.resources, strict=True):
         limits = {name: int(value) for name, value, *_ in rows if name in SCALED}
         assert limits["retention.ms"] == TOPICS[topic].retention_ms
+        sizes = {name: int(value) for name, value, *_ in rows if name in SIZES}
+        assert sum(sizes.values()) <= TOPICS[topic].retention_bytes
         scaled = {k: str(int(v * DAY_S * 1000 / DAY_MS)) for k, v in limits.items()}
         config = {"message.timestamp.type": "LogAppendTime", **scaled}
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, config)])

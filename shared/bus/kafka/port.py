@@ -69,10 +69,6 @@ class KafkaPort:
         if self._subscription is not None:
             await self._subscription.rewind()
 
-    def lag(self) -> dict[Place, int]:
-        """See Subscription.lag."""
-        return self._subscription.lag() if self._subscription is not None else {}
-
     async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
         """See Port.commit: outputs acknowledged, then the store, then the group's offset."""
         outgoing = effects.outgoing + [_dead(self.room, letter) for letter in effects.dead]

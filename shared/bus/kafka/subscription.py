@@ -103,16 +103,6 @@ class KafkaSubscription:
         """See Subscription.rewind: the next poll settles where to go on."""
         self._settled = None
 
-    def lag(self) -> dict[Place, int]:
-        """See Subscription.lag; a partition counts from its first fetch on."""
-        result = {}
-        for place in self._places():
-            end = self._consumer.highwater(place) if self._is_settled else None
-            position = self._position(place)
-            if end is not None and position >= 0:
-                result[place.topic, place.partition] = max(0, end - position)
-        return result
-
     async def close(self) -> None:
         """See Subscription.close."""
         await stopped(self._consumer)

@@ -9,6 +9,9 @@ from shared.topics import TOPICS, Room, Topic, TopicSpec, dead_letters
 __all__ = ["DEAD_KEPT_MS", "SEGMENT_MS", "new_topics"]
 
 SEGMENT_MS = 24 * 3600 * 1000
+_SEGMENT_BYTES = 64 * 1024 * 1024
+"""The broker deletes whole files, and keeps a limit to within one of them."""
+
 DEAD_KEPT_MS = 14 * 24 * 3600 * 1000
 
 _DEAD_CONFIG = {
@@ -34,7 +37,8 @@ def _new(topic: Topic, spec: TopicSpec, num_partitions: int) -> NewTopic:
     if spec.retention_ms is not None:
         config |= {"retention.ms": str(spec.retention_ms)}
     if spec.retention_bytes is not None:
-        config |= {"retention.bytes": str(spec.retention_bytes // num_partitions)}
+        most = max(_SEGMENT_BYTES, spec.retention_bytes // num_partitions - _SEGMENT_BYTES)
+        config |= {"retention.bytes": str(most), "segment.bytes": str(_SEGMENT_BYTES)}
     return _named(str(topic), num_partitions, config)
 
 
