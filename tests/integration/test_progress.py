@@ -25,14 +25,11 @@ INPUTS = (Topic.RUNS, Topic.RAW_EVENTS)
 @pytest.fixture(params=["log", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow])])
 async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path)
-    broker: Broker | None = None
     if request.param == "kafka":
-        broker = request.getfixturevalue("kafka")
+        broker: Broker = request.getfixturevalue("kafka")
         house.bus = open_bus(f"kafka://{broker.address}", tmp_path, house.clock)
     yield house
     await house.close()
-    if broker is not None:
-        await broker.empty([tmp_path])
 
 
 def metric(name: str, **labels: str) -> float | None:
