@@ -1,6 +1,8 @@
 """What every source promises, and what the browser promises beside it."""
 
 import asyncio
+import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -404,4 +406,38 @@ class TestBrowser:
             arrival = await anext(captures)
         assert (arrival.action, arrival.untrusted_title) == (Action.NAVIGATE, "Form")
         assert (tmp_path / "profile").stat().st_mode & 0o777 == 0o700
+        # Nobody else can open a debugging session: not a process of it listens anywhere.
+        processes = [p for p in Path("/proc").glob("[0-9]*") if _names(p, tmp_path / "profile")]
+        held = {inode for process in processes for inode in _sockets(process)}
+        assert held
+        assert not held & _listening()
+        assert not (tmp_path / "profile" / "DevToolsActivePort").exists()
         await source.close()
+
+
+def _names(process: Path, text: Path) -> bool:
+    try:
+        return str(text).encode() in (process / "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
+
+
+def _sockets(process: Path) -> set[str]:
+    """Return the inodes of a process's sockets."""
+    found = set()
+    for descriptor in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):  # closed just now
+            link = str(descriptor.readlink())
+            if link.startswith("socket:["):
+                found.add(link[8:-1])
+    return found
+
+
+def _listening() -> set[str]:
+    """Return the inodes of sockets that wait for connections over TCP."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path("/proc/net", name).read_text().splitlines()[1:]
+    ]
+    return {fields[9] for fields in lines if fields[3] == "0A"}
