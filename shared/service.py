@@ -40,7 +40,7 @@ _BATCH = 500
 _POLL_S = 1.0
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
 _MAINTAIN_EVERY_S = 60.0
-_MEASURE_EVERY_S = 5.0
+_MEASURE_EVERY_S = 10.0
 _LETTERS_MS = 14 * 24 * 3600 * 1000
 _DRAIN_S = 10.0
 """How long a room may take to finish what is under way; a broker that is away must not hold it."""
