@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["app", "find_routine"]
 
 app = typer.Typer(
-    cls=WatGroup, help="List and show routines; approve, ignore, rename or train them."
+    cls=WatGroup,
+    help="List and show routines; approve, ignore, rename, merge, split, train or export them.",
 )
 
 Named = Annotated[str, typer.Argument(metavar="ROUTINE", help="Id, the beginning of one, or name.")]
@@ -244,6 +245,38 @@ def ignore(routine: Named) -> None:
 def rename(routine: Named, name: Annotated[str, typer.Argument(help="Its new name.")]) -> None:
     """Give a routine another name."""
     _decide(routine, "rename", {"name": name})
+
+
+@app.command()
+def merge(
+    routine: Named, into: Annotated[str, typer.Argument(help="The routine that it really is.")]
+) -> None:
+    """Say that a routine is the same as another, which gets its executions from now on."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        learner = rooms.ask(Room.TASK_LEARNER)
+        routine_id = find_routine(learner, routine)["routine_id"]
+        target_id = find_routine(learner, into)["routine_id"]
+        found = learner.post(f"routines/{routine_id}/merge", {"into": target_id})
+    write_line(f"{found['name']} ({short(target_id)}) was seen {found['support']} times")
+
+
+@app.command()
+def split(
+    routine: Named,
+    step: Annotated[int, typer.Argument(min=1, help="A step that only some executions have.")],
+) -> None:
+    """Make two routines of one: executions that have a step, and those that have not."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        learner = rooms.ask(Room.TASK_LEARNER)
+        routine_id = find_routine(learner, routine)["routine_id"]
+        for found in learner.post(f"routines/{routine_id}/split", {"step": step}):
+            write_line(
+                f"{found['name']} ({short(found['routine_id'])}) was seen {found['support']} times"
+            )
 
 
 @app.command()

@@ -51,6 +51,18 @@ class NewName(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=120)]
 
 
+class Merged(BaseModel):
+    """Which routine it is the same as."""
+
+    into: Annotated[str, Field(min_length=1, max_length=128, description="its routine_id")]
+
+
+class SplitAt(BaseModel):
+    """What tells the two kinds apart."""
+
+    step: Annotated[int, Field(ge=1, description="a step that only some executions have, from 1")]
+
+
 def router(logic: TaskLearner) -> APIRouter:
     """Return the room's routes."""
     routes = APIRouter()
@@ -111,6 +123,16 @@ def router(logic: TaskLearner) -> APIRouter:
     async def rename(routine_id: str, body: NewName) -> Routine:
         """Give a routine another name."""
         return await logic.decide(routine_id, name=body.name)
+
+    @routes.post("/routines/{routine_id}/merge")
+    async def merge(routine_id: str, body: Merged) -> Routine:
+        """Say that a routine is the same as another, which gets its traces from now on."""
+        return await logic.join(routine_id, body.into)
+
+    @routes.post("/routines/{routine_id}/split")
+    async def split(routine_id: str, body: SplitAt) -> list[Routine]:
+        """Make two routines of one: the executions that have a step, and those that have not."""
+        return await logic.split(routine_id, body.step - 1)
 
     @routes.post("/routines/{routine_id}/train")
     async def train(routine_id: str) -> Routine:

@@ -18,6 +18,7 @@ from typing import ClassVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.task_learner.actions import Token, UserAction
+from services.task_learner.decisions import forward, join, part_of, split
 from services.task_learner.marks import Marks, Verdict
 from services.task_learner.memory import MEMORY_TABLES, Demonstration, Memory
 from services.task_learner.mine import Finding, consensus, mine
@@ -232,6 +233,33 @@ CREATE TABLE IF NOT EXISTS traces(
             await self.start(self.port)
         return record
 
+    async def join(self, routine_id: str, into: str) -> Routine:
+        """Let one routine count as another; return that. Raises NotFound, ConflictError."""
+        source, target = self.known(routine_id), self.known(into)
+        join(source, target)
+        await self._hand_over(source)
+        return self.known(into).to_record(self._clock.time_ms())
+
+    async def split(self, routine_id: str, step: int) -> list[Routine]:
+        """Let executions with and without a step, from 0, be two routines; return those.
+
+        Raises NotFound, ConflictError.
+        """
+        source = self.known(routine_id)
+        split(source, step)
+        await self._hand_over(source)
+        parts = [self.known(rule.into) for rule in self.known(routine_id).forwards]
+        return [part.record for part in parts if part.record is not None]
+
+    async def _hand_over(self, source: Known) -> None:
+        effects = Effects(self.room)
+        with tracing.span(self.room, "decide", noted_trace(self.port.store, source.routine_id)):
+            self._publish(source, effects)
+            self._forward(source, effects)
+            await self._commit(effects)
+        if self.routines.get(source.routine_id) is not source:  # reloaded meanwhile
+            await self.start(self.port)
+
     def known(self, routine_id: str) -> Known:
         """Return a routine. Raises NotFound."""
         known = self.routines.get(routine_id)
@@ -295,7 +323,7 @@ CREATE TABLE IF NOT EXISTS traces(
         if ends is None:
             ends = self._ends[memory.user_id] = defaultdict(list)
             for known in self.routines.values():
-                if known.user_id == memory.user_id and known.origin is Origin.MINED:
+                if known.user_id == memory.user_id and known.is_mined:
                     ends[known.pattern.end].append(known.routine_id)
         for action in actions:
             for routine_id in ends.get(memory.vocabulary.token(action), ()):
@@ -355,7 +383,7 @@ CREATE TABLE IF NOT EXISTS traces(
         rivals = [
             (likeness(k.pattern, finding.pattern), k)
             for k in self.routines.values()
-            if k.user_id == memory.user_id and k.routine_id not in matched
+            if k.user_id == memory.user_id and k.routine_id not in matched and not k.derived_from
         ]
         best = max(rivals, key=lambda r: (r[0], r[1].is_live), default=None)
         if best is not None and best[0] >= _SAME:
@@ -391,8 +419,9 @@ CREATE TABLE IF NOT EXISTS traces(
         ends = {derive_id(known.routine_id, actions[e.indices[-1]].event.id) for e in found}
         first_ms = actions[0].event.time_ms
         stale = [
-            t for t in known.traces.values() if t.started_ms >= first_ms and t.trace_id not in ends
-        ]
+            t for t in known.traces.values()
+            if t.started_ms >= first_ms and t.trace_id not in ends and t.forwarded_by is None
+        ]  # fmt: skip
         for trace in stale:
             self._traces.drop(known, trace, effects)
         known.coverage = len({i for e in found for i in e.indices}) / len(actions)
@@ -415,7 +444,7 @@ CREATE TABLE IF NOT EXISTS traces(
         for known in list(self.routines.values()):
             if (
                 known.user_id == memory.user_id
-                and known.origin is Origin.MINED
+                and known.is_mined
                 and known.routine_id not in matched
                 and known.status in (RoutineStatus.PROVISIONAL, RoutineStatus.CONFIRMED)
                 and all(t.started_ms >= first_ms for t in known.traces.values())
@@ -487,7 +516,24 @@ CREATE TABLE IF NOT EXISTS traces(
         else:
             self._traces.write_fresh(known, effects)
         self._publish(known, effects)
+        self._forward(known, effects)
         self._measure()
+
+    def _forward(self, known: Known, effects: Effects) -> None:
+        """Copy traces to where a person has sent them."""
+        for rule in known.forwards:
+            target = self.routines.get(rule.into)
+            if target is None and rule.step is not None:
+                target = self.routines[rule.into] = part_of(known, rule)
+            if target is None:
+                continue  # it will be found again: then it gets them
+            new, gone = forward(known, target, rule)
+            for trace in gone:
+                self._traces.drop(target, trace, effects)
+            for trace_id, trace in new.items():
+                target.fresh[trace_id] = self._traces.events_of(trace)
+            if new or gone:
+                self._update(target, effects, force=True)
 
     def _agents(self, known: Known) -> list[Known]:
         """Return the user's other routines that have an agent or are about to get one."""
@@ -677,6 +723,7 @@ CREATE TABLE IF NOT EXISTS traces(
         if decided.status in DECIDED:
             known.status = decided.status
         known.train = max(known.train, decided.train)
+        known.forwards = known.forwards or decided.forwards or ()
         if known.support >= decided.support:  # from here on it is known what it would be called
             del self._decided[known.routine_id]
             known.named_by_user |= known.name != decided.name
@@ -730,7 +777,8 @@ CREATE TABLE IF NOT EXISTS traces(
                 Pattern(tuple(Token(*row) for row in json.loads(pattern))),
                 record.name, bool(named), record.status, record.revision, record.train,
                 older, until, coverage=record.coverage, record=record,
-                num_forgotten=record.num_forgotten,
+                num_forgotten=record.num_forgotten, forwards=record.forwards or (),
+                derived_from=record.derived_from,
             )  # fmt: skip
             rows = store.query("SELECT trace FROM traces WHERE routine_id = ?", (routine_id,))
             known.traces = in_time_order(KnownTrace.load(text) for (text,) in rows)

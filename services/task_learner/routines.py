@@ -18,6 +18,7 @@ from services.task_learner.settings import TaskLearnerSettings
 from shared.schemas import (
     Action,
     Automatability,
+    Forward,
     Level,
     Origin,
     Parameter,
@@ -40,6 +41,7 @@ __all__ = [
     "likeness",
     "places_of",
     "routine_id_of",
+    "steps_from",
 ]
 
 DECIDED = frozenset({RoutineStatus.APPROVED, RoutineStatus.IGNORED})
@@ -70,6 +72,7 @@ class KnownTrace:
     final: str | None
     num_actions: int = 0  # of a demonstration, noise included
     final_place: tuple[tuple[str, str, int], ...] = ()  # of the event that saw the final screen
+    forwarded_by: str | None = None  # of a copy: the routine whose trace it is
 
     def dump(self) -> str:
         """Return the trace as JSON."""
@@ -110,6 +113,8 @@ class Known:
     flow: Flow = field(default_factory=lambda: Flow((), (), ()))
     automatability: Automatability | None = None
     not_proposed: str | None = None  # why, in words
+    forwards: tuple[Forward, ...] = ()  # joined or split by a person: where its traces go
+    derived_from: str | None = None  # split off by a person: it has what is forwarded to it alone
     searched: int = 0  # traces there were when programmes were last looked for
     coverage: float = 0.0
     record: Routine | None = None  # as published last
@@ -124,6 +129,11 @@ class Known:
     def is_live(self) -> bool:
         """Tell whether there is still something it was learned from."""
         return self.status is not RoutineStatus.DELETED
+
+    @property
+    def is_mined(self) -> bool:
+        """Tell whether mining finds its executions."""
+        return self.origin is Origin.MINED and self.derived_from is None
 
     def is_due(self) -> bool:
         """Tell whether the traces have grown enough to look at them all again."""
@@ -155,16 +165,7 @@ class Known:
 
     def change_pattern(self, pattern: Pattern) -> None:
         """Take other steps; the traces keep what they have of them."""
-        old: dict[tuple[Token, int], int] = {}
-        nth: Counter[Token] = Counter()
-        for step, token in enumerate(self.pattern.tokens):
-            old[token, nth[token]] = step
-            nth[token] += 1
-        nth.clear()
-        sources: list[int | None] = []
-        for token in pattern.tokens:
-            sources.append(old.get((token, nth[token])))
-            nth[token] += 1
+        sources = steps_from(self.pattern, pattern)
         for trace in self.traces.values():
             ids, values = trace.event_ids, trace.values
             trace.event_ids = tuple("" if s is None else ids[s] for s in sources)
@@ -236,6 +237,7 @@ class Known:
             train=self.train, num_forgotten=self.num_forgotten,
             automatability=None if gone else self.automatability,
             not_proposed=None if gone else self.not_proposed,
+            forwards=None if gone else self.forwards or None, derived_from=self.derived_from,
         )  # fmt: skip
 
     def _status(self, settings: TaskLearnerSettings, agents: Sequence["Known"]) -> RoutineStatus:
@@ -252,7 +254,7 @@ class Known:
                 f"an agent would get at least {low:.0%} of the steps right, {PROPOSE_RATE:.0%} "
                 "are needed"
             )
-        elif alike is not None:
+        elif alike is not None and self.derived_from is None:
             self.not_proposed = f"nearly the same as {alike.name}"
         else:
             return RoutineStatus.PROPOSED
@@ -292,6 +294,21 @@ class Known:
 def routine_id_of(user_id: str, pattern: Pattern) -> str:
     """Return the id a routine gets when it is first found."""
     return derive_id(user_id, *("\n".join(token) for token in pattern.tokens))
+
+
+def steps_from(old: Pattern, new: Pattern) -> list[int | None]:
+    """Return for each step of `new` which step of `old` it is, None for one that is not there."""
+    known: dict[tuple[Token, int], int] = {}
+    nth: Counter[Token] = Counter()
+    for step, token in enumerate(old.tokens):
+        known[token, nth[token]] = step
+        nth[token] += 1
+    nth.clear()
+    found: list[int | None] = []
+    for token in new.tokens:
+        found.append(known.get((token, nth[token])))
+        nth[token] += 1
+    return found
 
 
 def likeness(first: Pattern, second: Pattern) -> float:

@@ -32,6 +32,7 @@ from shared.schemas.raw_events import (
 from shared.schemas.runs import RunMark, RunOutcome, RunState
 from shared.schemas.tasks import (
     Automatability,
+    Forward,
     Origin,
     Parameter,
     ParameterSource,
@@ -53,6 +54,7 @@ __all__ = [
     "Digest",
     "Element",
     "ForgetRange",
+    "Forward",
     "Frozen",
     "Headers",
     "Level",

@@ -11,6 +11,7 @@ from shared.schemas.raw_events import Action, Level, UiEvent
 
 __all__ = [
     "Automatability",
+    "Forward",
     "Origin",
     "Parameter",
     "ParameterSource",
@@ -109,6 +110,14 @@ class Automatability(Frozen):
     saves_ms_a_week: Annotated[int, Field(ge=0, description="run rate x time the user spends")]
 
 
+class Forward(Frozen):
+    """Where a person sends the traces of a routine that was joined with another, or split."""
+
+    into: str = Field(description="routine_id of the routine that gets them")
+    step: str | None = Field(None, description="only those with, or without, this step; a digest")
+    has: bool = True
+
+
 class Routine(Record):
     """A repeated pattern with its parameters and evidence. Key on the topic: `routine_id`."""
 
@@ -131,6 +140,10 @@ class Routine(Record):
     train: Annotated[int, Field(ge=0, description="counts the trainings asked for")] = 0
     automatability: Automatability | None = Field(None, description="None: seen too seldom")
     not_proposed: str | None = Field(None, description="why it is not proposed, in words")
+    forwards: tuple[Forward, ...] | None = Field(
+        None, description="joined or split: where its traces go"
+    )
+    derived_from: str | None = Field(None, description="routine_id of the one it was split from")
     num_forgotten: Annotated[int, Field(ge=0, description="counts traces that were forgotten")] = 0
 
 
