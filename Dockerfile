@@ -55,7 +55,7 @@ RUN --mount=type=secret,id=ca \
     rm -f /tmp/lock.txt
 RUN groupadd --gid 1000 wat && \
     useradd --uid 1000 --gid wat --home-dir /tmp --no-create-home --shell /usr/sbin/nologin wat && \
-    install -d -o wat -g wat -m 0711 /data && install -d -o wat -g wat -m 0700 /data/keys /config /public
+    install -d -o wat -g wat -m 0700 /data /data/keys /config /public
 COPY scripts/docker/ready.sh /usr/local/bin/ready
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=bind,from=wheel,source=/dist,target=/dist \
