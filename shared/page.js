@@ -4,7 +4,8 @@
 // "watch" also reports what a person does through the binding `watEmit`, "act" also finds elements
 // again. `isNew` says that the tab has just been opened: what it shows has then just arrived.
 // Nothing here writes to the page but scrolling and focus on behalf of the actuator.
-// The value of a secret field is never read. Not covered: frames of other sites, closed shadow
+// The value of a secret field never leaves this script: at most it says where on the page the same
+// text stands for all to see. Not covered: frames of other sites, closed shadow
 // roots, pictures and canvas.
 (mode, isNew) => {
   "use strict";
@@ -483,7 +484,8 @@
       if (items.length >= MAX_ELEMENTS || SKIPPED.has(el.localName)) return;
       const shown = el.checkVisibility();
       if (!shown && getComputedStyle(el).display !== "contents") return;
-      if (el.getAttribute("aria-hidden") === "true" && !el.matches("input, select, textarea")) return;
+      if (el.getAttribute("aria-hidden") === "true"
+          && !el.matches("input, select, textarea, a, button")) return; // hidden from readers, not from eyes
       const role = roleOf(el);
       let text = ownText(el, role);
       let lender = null;
@@ -536,6 +538,15 @@
     const rect = rectOf(el);
     if (rect.width <= 0 || rect.height <= 0) return null;
     return el.checkVisibility({ visibilityProperty: true }) ? rect : null;
+  }
+
+  // Where `part` stands in `text` with no letter or digit right beside it, or -1.
+  function placeIn(text, part) {
+    const glued = (letter) => letter !== undefined && /[\p{L}\p{N}_]/u.test(letter);
+    for (let at = text.indexOf(part); at >= 0; at = text.indexOf(part, at + 1)) {
+      if (!glued(text[at - 1]) && !glued(text[at + part.length])) return at;
+    }
+    return -1;
   }
 
   const wat = { mode };
@@ -617,8 +628,19 @@
       edit = null;
       if (focus && focus.el === el) focus.snap = focus.prior = null;
       const now = value === undefined ? fullValueOf(el) : value;
-      if (isSecret(el)) post("edit", el, snap, { t });
+      if (isSecret(el)) post("edit", el, snap, { t, shown: whereShown(el, snap) });
       else if (now !== before) post("edit", el, snap, { t, value: now });
+    }
+
+    // Where the snapshot shows the very text that a secret field holds, as an instruction may.
+    function whereShown(el, snap) {
+      const secret = isTextField(el) ? el.value : "";
+      if (!secret || !snap) return null;
+      for (const item of snap.items) {
+        const start = placeIn(item.text || "", secret);
+        if (start >= 0) return { index: item.index, start, end: start + secret.length };
+      }
+      return null;
     }
 
     function reportChoice() {
@@ -962,12 +984,12 @@
       if (why) return { why };
       const field = el.localName === "select" ? el : fieldOf(el);
       if (!field) return { why: "not a field" };
-      if (isSecret(field)) return { why: "a secret field, which no agent fills in" };
       if (field.readOnly || field.getAttribute("aria-readonly") === "true") {
         return { why: "read-only" };
       }
       return {
         tag: field.localName, type: field.type || "", value: fullValueOf(field),
+        secret: isSecret(field),
         focused: activeElement() === field,
         options: field.localName === "select" ? [...field.options].map((option) => ({
           text: clean(option.label), disabled: option.matches(":disabled"),
@@ -975,6 +997,15 @@
         })) : [],
         multiple: field.multiple === true,
       };
+    };
+
+    // Whether the last observation shows the text for all to see.
+    wat.shows = (text) => seen.items.some((item) => placeIn(item.text || "", text) >= 0);
+
+    // Whether a field holds the text, without telling what it holds.
+    wat.holds = (seenToken, index, text) => {
+      const { el, why } = find(seenToken, index);
+      return why ? { why } : { holds: isTextField(el) && el.value === text };
     };
 
     wat.focus = (seenToken, index) => {

@@ -39,6 +39,7 @@ from pydantic import Field, ValidationError
 
 from shared.errors import CaptureError, NoBrowser
 from shared.schemas.base import Frozen
+from shared.schemas.raw_events import Shown
 
 __all__ = [
     "Browser",
@@ -119,6 +120,7 @@ class PageMessage(Frozen):
     index: int | None = None
     element: PageElement | None = None  # where the tree does not hold it
     value: str | None = None
+    shown: Shown | None = None
     keys: str | None = None
     count: int | None = None
 

@@ -267,6 +267,7 @@ class Redactor:
             target=capture.target,
             element=self.element(raw, allowed) if raw else None,
             value=self._value(capture, allowed),
+            shown=capture.shown if allowed.level is Level.VALUES else None,
             keys=safe_keys(capture.keys),
             activity=self.identifier(capture.untrusted_activity, allowed),
             count=capture.count,

@@ -16,6 +16,7 @@ __all__ = [
     "Box",
     "Element",
     "Level",
+    "Shown",
     "Snapshot",
     "SnapshotElement",
     "Source",
@@ -89,6 +90,14 @@ class Target(Frozen):
     surface: str = Field(description="tab (CDP target id) or window id")
 
 
+class Shown(Frozen):
+    """A visible text that a secret field's value equals; where it stands, never what it is."""
+
+    index: int = Field(description="of the element in the snapshot")
+    start: int = Field(description="first character of its text")
+    end: int = Field(description="the character behind the last")
+
+
 class UiEvent(Record):
     """One UI event. Key on the topic: `user_id`."""
 
@@ -109,6 +118,7 @@ class UiEvent(Record):
     target: Target | None = None
     element: Element | None = None
     value: Text | None = None
+    shown: Shown | None = Field(None, description="of a secret field: its value stands there")
     keys: str | None = Field(None, description="a navigation key or hot-key, as in Control+C")
     activity: str | None = Field(
         None, description="replay: what the log's recorder called the action, where not as we do"

@@ -136,6 +136,11 @@ async def test_what_cannot_be_done_is_refused_with_its_reason(actuator, role, na
         await on(actuator, role, name, op, **given)
 
 
+async def test_a_secret_field_takes_what_the_page_shows(browser):
+    await on(browser, "textbox", "Password", "type_text", text="123 456")
+    assert await page_of(browser).input_value("#p") == "123 456"
+
+
 async def test_an_element_that_was_not_observed_is_refused(actuator):
     await actuator.observe()
     with pytest.raises(StepRefused, match="not in the last observation"):

@@ -2,7 +2,8 @@
 
 Reads the element tree, acts on elements of the last reading only, and reads fields back after
 filling them. Leaves no origin that it was not given. Does not cover: frames of other sites,
-pointer paths (drag and drop), uploads, downloads, and secret fields, which it never fills in.
+pointer paths (drag and drop), uploads, downloads, and
+secret fields, into which nothing goes but what the page itself shows.
 """
 
 import asyncio
@@ -362,15 +363,36 @@ class BrowserActuator:
     async def _click(self, item: PageElement, element: int, count: int = 1) -> None:
         point = await self.ask("locate", element)
         await self._page.mouse.move(point["x"], point["y"])
-        # What the pointer brings up may now lie over the element.
-        point = await self.ask("locate", element)
+        point = await self._hovered(element)
         self._begin()
         await self._page.mouse.click(point["x"], point["y"], click_count=count)
+
+    async def check_secret(self, field: Reading, item: PageElement, text: str) -> None:
+        """Refuse to fill a secret field with what the page does not show itself: StepRefused."""
+        if field["secret"] and not await self._tab.call("shows", text):
+            raise StepRefused(
+                f"{in_words(item)} is a secret field, which takes only what the page itself shows"
+            )
+
+    async def _hovered(self, element: int) -> Reading:
+        """Find the element again under the pointer: what that brings up may lie over it.
+
+        An icon's other picture may still be loading: it gets half a second. Errors: StepRefused.
+        """
+        for _ in range(24):
+            try:
+                return await self.ask("locate", element)
+            except StepRefused as error:
+                if "visible" not in str(error):
+                    raise
+                await asyncio.sleep(_POLL_S)
+        return await self.ask("locate", element)
 
     async def _type(self, item: PageElement, element: int, text: str) -> str:
         field = await self.ask("field", element)
         if field["tag"] == "select":
             raise StepRefused(f"{in_words(item)} is a list: an option is chosen, not typed")
+        await self.check_secret(field, item, text)
         kind = field["type"] if field["tag"] == "input" else ""
         if kind in ("color", "range"):
             raise StepRefused(f"{in_words(item)} is a {kind} field, which takes no text")
@@ -389,7 +411,12 @@ class BrowserActuator:
             await keyboard.insert_text(text)
         else:
             await keyboard.type(text)
-        await self._read_back(item, element, lambda held: holds(held, text, kind))
+        if field["secret"]:
+            reading = await self._tab.call("holds", self._token(), element, text)
+            if not reading.get("holds"):
+                raise StepUnverified(f"{in_words(item)} holds something else than was typed")
+        else:
+            await self._read_back(item, element, lambda held: holds(held, text, kind))
         return f"typed into {in_words(item)}"
 
     async def _type_date(self, item: PageElement, element: int, kind: str, text: str) -> str:

@@ -101,6 +101,7 @@ class DryRunActuator:
 
     async def _type(self, item: PageElement, element: int, text: str) -> Performed:
         field = await self._browser.ask("field", element)
+        await self._browser.check_secret(field, self._browser.item(element), text)
         if field["tag"] == "select":
             raise StepRefused(f"{in_words(item)} is a list: an option is chosen, not typed")
         await self._browser.ask("locate", element)

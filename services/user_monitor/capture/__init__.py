@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 from shared.clock import Clock
 from shared.schemas.base import Text
-from shared.schemas.raw_events import Action, Box, Target
+from shared.schemas.raw_events import Action, Box, Shown, Target
 from shared.schemas.raw_events import Source as SourceKind
 
 __all__ = [
@@ -93,6 +93,7 @@ class RawCapture:
     element: RawElement | None = None
     untrusted_value: RawText | None = None  # typed text, chosen option, copied text; None if secret
     untrusted_activity: str | None = None  # of a replay: what its recorder called the action
+    shown: Shown | None = None  # where a secret value stands on the screen for all to see
     keys: str | None = None  # as UI Events KeyboardEvent.key, modifiers first: Control+C
     count: int | None = None  # key strokes or scroll steps merged into this
     target: Target | None = None

@@ -190,6 +190,7 @@ class BrowserSource:
             untrusted_url=message.url,
             element=element,
             untrusted_value=None if secret else message.value,
+            shown=message.shown,
             keys=message.keys,
             count=message.count,
             target=target,

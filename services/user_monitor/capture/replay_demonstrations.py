@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from services.user_monitor.capture import RawCapture, RawElement, RawSnapshot
 from shared.errors import CaptureError, ConfigError
-from shared.schemas.raw_events import Action, Box
+from shared.schemas.raw_events import Action, Box, Shown
 
 __all__ = ["read_demonstrations"]
 
@@ -349,6 +349,7 @@ class _Demonstration:
             untrusted_url=_URL,
             element=element if element is not None else RawElement(untrusted_role=node.role),
             untrusted_value=None if node.is_secret else value,
+            shown=_where(value, elements) if node.is_secret and value else None,
             keys=keys,
             snapshot=RawSnapshot(tuple(elements)),
         )
@@ -418,6 +419,15 @@ class _Demonstration:
                 height_px=float(untrusted["height"]),
             ),
         )
+
+
+def _where(secret: str, elements: Sequence[RawElement]) -> Shown | None:
+    for element in elements:
+        text = element.untrusted_text if isinstance(element.untrusted_text, str) else ""
+        found = re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text)
+        if found and element.index is not None:
+            return Shown(index=element.index, start=found.start(), end=found.end())
+    return None
 
 
 def _acted_on(node: _Node) -> int | None:
