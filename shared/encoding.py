@@ -112,6 +112,9 @@ class HistoryStep:
     label: str | None = None
     name: str | None = None
     slot: str | None = None
+    key: str = ""  # encoding 2: what the element is known by, and all of the screen's
+    screen: frozenset[str] = frozenset()
+    style: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,7 @@ class Manifest(_Frozen):
     capabilities: tuple[Op, ...]
     screen_schema: dict[str, JsonValue] = {}
     post_condition: dict[str, JsonValue] = {}
+    reading: dict[str, JsonValue] = {}  # encoding 2: shared.goal.Reading
     training: dict[str, float] = {}
     held_out: dict[str, float] = {}
     options: dict[str, JsonValue] = {}
@@ -233,7 +234,9 @@ class Manifest(_Frozen):
                 f"not {self.capabilities}"
             )
         # pydantic lets NaN and infinity through in free-form JSON, where they have no spelling.
-        json.dumps([self.screen_schema, self.post_condition, self.options], allow_nan=False)
+        json.dumps(
+            [self.screen_schema, self.post_condition, self.reading, self.options], allow_nan=False
+        )
         if len(self.probes) not in (0, NUM_PROBES):
             raise ValueError(f"probes must be {NUM_PROBES}, or none before emission")
         return self

@@ -33,9 +33,10 @@ from services.agent_runner.settings import RunnerSettings
 from shared import failpoints
 from shared.bus.base import Effects, Port
 from shared.clock import Clock
-from shared.encoding import Encoded, HistoryStep, encode, normalise, step_of
+from shared.encoding import Encoded, HistoryStep, normalise
 from shared.errors import ActuatorError, GrantDenied, StepRefused, StepUnverified
 from shared.module import Manifest, Status
+from shared.reading import Reader
 from shared.schemas import Parameter, RunState, Snapshot, SnapshotElement
 from shared.screen import check_post_condition, check_screen
 from shared.topics import Room
@@ -104,6 +105,8 @@ class RecordWork:
         self._record = record
         self._tools = tools
         self._values = dict(record.parameters)
+        self._reader = Reader(tools.manifest)
+        self._told: dict[str, str] = {}  # what the first screen's instruction names
         self._history: list[HistoryStep] = []
         self._tried: set[tuple[str | int | None, ...]] = set()
 
@@ -116,6 +119,7 @@ class RecordWork:
         await tools.open_start()
         if any(parameter.name not in self._values for parameter in tools.parameters):
             await self._read_parameters()
+        self._told = self._reader.told(await tools.actuator.observe())
         for _ in range(tools.max_steps):
             tools.gate.check()
             snapshot, reason = await self._look()
@@ -129,6 +133,10 @@ class RecordWork:
             f"it took {tools.max_steps} steps and was not finished: see the evidence, or show the "
             "routine again",
         )
+
+    @property
+    def _shown_values(self) -> dict[str, str]:
+        return {**self._told, **self._values}
 
     async def _read_parameters(self) -> None:
         """Take what was not given from the first page, and compute what follows from it.
@@ -145,7 +153,7 @@ class RecordWork:
     async def _look(self) -> tuple[Snapshot, str | None]:
         """Return the screen and why not to act on it; a page under way gets a second look."""
         tools = self._tools
-        slots = {**tools.manifest.constants, **self._values}
+        slots = {**tools.manifest.constants, **self._shown_values}
         snapshot = await tools.actuator.observe()
         reason = check_screen(tools.manifest.screen_schema, snapshot, slots)
         if reason is not None:
@@ -156,9 +164,8 @@ class RecordWork:
 
     async def _step(self, snapshot: Snapshot) -> Ending | None:
         tools = self._tools
-        known = {**tools.manifest.constants, **self._values}
-        slots = [(name, known.get(name, "")) for name in tools.manifest.slots]
-        encoded = encode(snapshot, slots, self._history)
+        known = {**tools.manifest.constants, **self._shown_values}
+        encoded = self._reader.encode(snapshot, known, self._history)
         if not encoded.elements:
             return Ending(RunState.STOPPED, "the page shows nothing that can be acted on")
         origin = origin_of(snapshot.document)
@@ -198,7 +205,7 @@ class RecordWork:
             document=snapshot.document,
             screen=screen_digest(snapshot),
             num_candidates=len(encoded.elements),
-            shows_result=read_back(self._tools.manifest, snapshot, self._values) is None,
+            shows_result=read_back(self._tools.manifest, snapshot, self._shown_values) is None,
             status=_STATUS[outcome.status],
             margin=outcome.margin,
             fuel_used=outcome.fuel_used,
@@ -213,7 +220,7 @@ class RecordWork:
     def _value_of(self, slot: str | None) -> str | None:
         if slot is None:
             return None
-        return self._values.get(slot, self._tools.manifest.constants.get(slot))
+        return self._shown_values.get(slot, self._tools.manifest.constants.get(slot))
 
     async def _act(
         self, step: StepEvidence, snapshot: Snapshot, index: int, outcome: StepOutcome
@@ -235,7 +242,7 @@ class RecordWork:
         if step.came is Came.REFUSED:
             tools.gate.check()  # refused by the kill switch, not by the page
             return Ending(RunState.STOPPED, step.note)
-        self._history.append(step_of(element, step.op or "", outcome.slot))
+        self._history.append(self._reader.step(snapshot, index, step.op or "", outcome.slot))
         if ends_here:
             return Ending(RunState.DONE, f"dry run: it ended at {step.in_words}")
         if step.came is Came.DONE:
@@ -292,7 +299,7 @@ class RecordWork:
                 return Ending(RunState.STOPPED, step.note)
             await self._commit_outcome(step.model_copy(update={"came": Came.DONE}))
             return None
-        if step.shows_result or read_back(tools.manifest, snapshot, self._values) is not None:
+        if step.shows_result or read_back(tools.manifest, snapshot, self._shown_values) is not None:
             return doubt
         await self._commit_outcome(step.model_copy(update={"came": Came.DONE}))
         return Ending(RunState.DONE, "confirmed by reading back")
@@ -305,7 +312,7 @@ class RecordWork:
         deadline_ms = tools.clock.boottime_ms() + tools.settings.confirm_timeout_ms
         while True:
             snapshot = await tools.actuator.observe()
-            reason = read_back(tools.manifest, snapshot, self._values)
+            reason = read_back(tools.manifest, snapshot, self._shown_values)
             if reason is None:
                 break
             if tools.clock.boottime_ms() >= deadline_ms:

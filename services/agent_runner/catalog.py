@@ -15,7 +15,6 @@ from pathlib import Path
 from services.agent_runner.sandbox import Sandbox
 from shared.artifacts import Artifacts
 from shared.bus.base import Effects
-from shared.encoding import ENCODING_VERSION
 from shared.errors import ArtifactError, ConflictError, ContractError, NotFound, SandboxError
 from shared.module import (
     ABI_VERSION,
@@ -25,6 +24,7 @@ from shared.module import (
     VerifiedModule,
     verify,
 )
+from shared.reading import ENCODINGS
 from shared.schemas import (
     Frozen,
     ModelCard,
@@ -269,7 +269,7 @@ class Catalog:
                 pass
         except (SandboxError, ArtifactError, ContractError) as error:
             return Agent(card, Verdict.REFUSED, str(error))
-        if verified.manifest.encoding != ENCODING_VERSION:
+        if verified.manifest.encoding not in ENCODINGS:
             return Agent(card, Verdict.STALE, _wrong_encoding(verified.manifest.encoding))
         return Agent(card, Verdict.OK)
 
@@ -316,13 +316,11 @@ def _stale(card: ModelCard) -> str | None:
             f"it was made for abi {card.abi} and emitter {card.emitter}, this release runs "
             f"{ABI_VERSION} and {EMITTER_VERSION}: train it again"
         )
-    if card.encoding not in (None, ENCODING_VERSION):
+    if card.encoding not in (None, *ENCODINGS):
         return _wrong_encoding(card.encoding)
     return None
 
 
 def _wrong_encoding(version: int | None) -> str:
-    return (
-        f"it reads screens by encoding {version}, this release by {ENCODING_VERSION}: train it "
-        "again"
-    )
+    known = " and ".join(map(str, ENCODINGS))
+    return f"it reads screens by encoding {version}, this release by {known}: train it again"

@@ -3,7 +3,7 @@
 Axes: M element rows of all decisions, E decisions, F features of an element, G of the context.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.agent_trainer.augment import vary
-from services.agent_trainer.demonstrations import Chore, Demonstration
-from shared.encoding import NUM_CONTEXT_FEATURES, NUM_ELEMENT_FEATURES, encode
+from services.agent_trainer.demonstrations import Chore, Demonstration, State
+from shared.encoding import Encoded, HistoryStep, encode
+from shared.encoding_goal import Page, encode_goal, step_on
 from shared.errors import TrainingError
 
 __all__ = ["STEPS", "Dataset", "build", "decisions", "split", "variants"]
 
-STEPS = 4  # features are multiples of 1/4 in x: kept as bytes, which is a quarter of the memory
+STEPS = 16  # features are multiples of 1/16 in x: kept as bytes, which is a quarter of the memory
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,8 @@ class _Decision:
 
 def decisions(demonstration: Demonstration, chore: Chore) -> list[_Decision]:
     """Encode one demonstration. Raises TrainingError for a target that is no candidate."""
-    slots = [(name, demonstration.values[name]) for name in chore.slots]
     found = []
-    for state in demonstration.states:
-        encoded = encode(state.snapshot, slots, state.history)
+    for state, encoded in _encoded(demonstration, chore):
         if not encoded.elements:
             continue  # a last screen without any control: the post-condition speaks for it
         if state.target is not None and state.target not in encoded.elements:
@@ -77,9 +76,24 @@ def decisions(demonstration: Demonstration, chore: Chore) -> list[_Decision]:
             )
         row = encoded.elements.index(state.target) if state.target is not None else -1
         action = chore.actions.index(state.action) if state.action is not None else -1
-        x = np.frombuffer(encoded.x, np.float32).reshape(-1, NUM_ELEMENT_FEATURES)
+        x = np.frombuffer(encoded.x, np.float32).reshape(len(encoded.elements), -1)
         found.append(_Decision(x, np.frombuffer(encoded.g, np.float32), row, action))
     return found
+
+
+def _encoded(demonstration: Demonstration, chore: Chore) -> Iterator[tuple[State, Encoded]]:
+    if chore.reading is None:
+        slots = [(name, demonstration.values[name]) for name in chore.slots]
+        for state in demonstration.states:
+            yield state, encode(state.snapshot, slots, state.history)
+        return
+    history: list[HistoryStep] = []
+    goal, controls = chore.reading.goal, chore.reading.controls
+    for state in demonstration.states:
+        page = Page(state.snapshot, goal)
+        yield state, encode_goal(page, goal.vocabulary if goal else (), history, controls=controls)
+        if state.target is not None and state.action is not None:
+            history.append(step_on(page, state.target, state.action.op, state.action.slot))
 
 
 def build(demonstrations: Iterable[Demonstration], chore: Chore, max_rows: int) -> Dataset:
@@ -93,9 +107,9 @@ def build(demonstrations: Iterable[Demonstration], chore: Chore, max_rows: int) 
             break
         kept += new
     counts = np.array([len(d.x_NF) for d in kept], np.int64)
-    empty = np.zeros((0, NUM_ELEMENT_FEATURES), np.float32)
-    x = np.concatenate([d.x_NF for d in kept] or [empty])
-    g = np.stack([d.g_G for d in kept]) if kept else np.zeros((0, NUM_CONTEXT_FEATURES), np.float32)
+    num_features, num_context = chore.sizes
+    x = np.concatenate([d.x_NF for d in kept] or [np.zeros((0, num_features), np.float32)])
+    g = np.stack([d.g_G for d in kept]) if kept else np.zeros((0, num_context), np.float32)
     return Dataset(
         x_MF=np.rint(x * STEPS).astype(np.uint8),
         g_EG=g,
@@ -114,7 +128,7 @@ def variants(
     rng = Random(seed)  # noqa: S311  data, not secrets
     for _ in range(number):
         for demonstration in demonstrations:
-            yield vary(demonstration, chore.constants, rng)
+            yield vary(demonstration, chore.unvaried(demonstration), rng)
 
 
 def split(

@@ -9,6 +9,7 @@ learned "any of them" would never be sure. Pure: reads and writes nothing.
 Does not cover: hot-keys, drag and drop, and steps in windows that show no elements.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,21 +19,31 @@ from urllib.parse import urlsplit, urlunsplit
 from services.agent_trainer.steps import Control, Step, read_steps
 from shared.encoding import (
     MAX_SLOTS,
+    NUM_CONTEXT_FEATURES,
+    NUM_ELEMENT_FEATURES,
     HistoryStep,
     Tree,
     label_of,
     normalise,
     step_of,
 )
+from shared.encoding_goal import COLOUR_WORDS, NUM_GOAL_CONTEXT, NUM_GOAL_ELEMENT
 from shared.errors import TrainingError, WatError
+from shared.goal import Reading
 from shared.manifest import ActionEntry
 from shared.schemas import Routine, Snapshot, SnapshotElement, Text, Trace
 from shared.screen import Sighting
 
-__all__ = ["Chore", "Demonstration", "State", "read_chore"]
+__all__ = ["NO_RESULT", "Chore", "Demonstration", "State", "read_chore"]
 
+NO_RESULT = (
+    "no trace shows the screen after its last step, so success could not be told: "
+    "show the routine again and wait for the result"
+)
 _RARE_SHARE = 0.34  # a step of fewer traces is a detour, from 4 traces on
 _RARE_FROM = 4
+_STYLE_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_NUMBERED = re.compile(r"\d+(?:st|nd|rd|th)$|\d{1,2}:\d{2}")
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,47 @@ class Chore:
     actions: tuple[ActionEntry, ...]
     start_url: str
     left_out: tuple[str, ...]  # why a trace was not used
+    reading: Reading | None = None  # encoding 2
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return the numbers of an element's and of the context's features."""
+        if self.reading is None:
+            return NUM_ELEMENT_FEATURES, NUM_CONTEXT_FEATURES
+        return NUM_GOAL_ELEMENT, NUM_GOAL_CONTEXT
+
+    def unvaried(self, demonstration: Demonstration) -> Mapping[str, str]:
+        """Return the values that must stay as they are: the same each time, or with a meaning."""
+        if self.reading is None:
+            return self.constants
+        return {**self.constants, **_meant(demonstration)}
+
+
+def _meant(demonstration: Demonstration) -> dict[str, str]:
+    """Return the slots whose value says more than its letters: a number, a date, an icon's name."""
+    style = {
+        token.casefold()
+        for state in demonstration.states[:1]
+        for element in state.snapshot.elements
+        for name in (element.element_id or "", *(element.classes or ()))
+        for token in _STYLE_WORD.findall(name)
+    }
+    return {
+        name: value
+        for name, value in demonstration.values.items()
+        if not any(c.isalpha() for c in value)
+        or _NUMBERED.match(value)
+        or set(normalise(value).split()) & style
+        or normalise(value) in COLOUR_WORDS
+    }
 
 
 def read_chore(
-    routine: Routine, traces: Sequence[Trace], snapshot_of: Callable[[str], Snapshot]
+    routine: Routine,
+    traces: Sequence[Trace],
+    snapshot_of: Callable[[str], Snapshot],
+    *,
+    needs_result: bool = True,
 ) -> Chore:
     """Return the routine's demonstrations. Raises TrainingError where nothing can be learnt.
 
@@ -96,11 +144,8 @@ def read_chore(
         raise TrainingError(
             f"{len(read)} of {len(traces)} traces can be learnt from, at least 2 must: {reasons}"
         )
-    if not any(final for _, _, final in read):
-        raise TrainingError(
-            "no trace shows the screen after its last step, so success could not be told: "
-            "show the routine again and wait for the result"
-        )
+    if needs_result and not any(final for _, _, final in read):
+        raise TrainingError(NO_RESULT)
     _drop_detours(read)
     parameters = [p.name for p in routine.parameters]
     values = [{name: trace.parameters.get(name, "") for name in parameters} for trace, _, _ in read]

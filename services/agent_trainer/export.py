@@ -20,6 +20,7 @@ from services.agent_trainer.evaluate import agreement, decide_all
 from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.policy import Policy
 from shared.encoding import ENCODING_VERSION
+from shared.encoding_goal import GOAL_ENCODING_VERSION
 from shared.errors import TrainingError
 from shared.manifest import Manifest, Precision, capabilities_of
 from shared.module import emit
@@ -64,6 +65,7 @@ def export(
         name: np.ascontiguousarray(tensor.detach().numpy(), np.float32)
         for name, tensor in policy.state_dict().items()
     }
+    finals = [(d.final, d.values) for d in chore.demonstrations if d.final is not None]
     made = decide_all(policy, checked, threshold)
     chosen = _spread(checked.num_decisions)
     same, gap = agreement(policy.network, weights, checked, chosen, made, threshold, "f32")
@@ -75,7 +77,8 @@ def export(
     same_int8, _ = agreement(policy.network, weights, checked, chosen, made, threshold, "int8")
     precision: Precision = "int8" if same_int8 >= options.min_agreement else "f32"
     manifest = Manifest(
-        encoding=ENCODING_VERSION,
+        encoding=ENCODING_VERSION if chore.reading is None else GOAL_ENCODING_VERSION,
+        reading={} if chore.reading is None else chore.reading.model_dump(mode="json"),
         routine_id=routine.routine_id,
         routine_revision=routine.revision,
         name=routine.name[:200],
@@ -92,9 +95,7 @@ def export(
         margin_threshold=threshold,
         capabilities=capabilities_of(chore.actions),
         screen_schema=learn_screen(chore.start_url, _sightings(chore)),
-        post_condition=learn_post_condition(
-            [(d.final, d.values) for d in chore.demonstrations if d.final is not None]
-        ),
+        post_condition=learn_post_condition(finals) if finals else {},
         training=dict(figures["training"]),
         held_out=dict(figures["held_out"]),
         options=_json(options),

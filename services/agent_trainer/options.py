@@ -21,7 +21,9 @@ class TrainOptions(Frozen):
     score_widths: tuple[Width, ...] = (32,)
     num_variants: Annotated[int, Field(ge=1, le=200)] = 12  # synthetic ones per demonstration
     num_epochs: Annotated[int, Field(ge=1, le=500)] = 40
-    patience: Annotated[int, Field(ge=1, le=100)] = 6  # epochs without a better held-out loss
+    min_epochs: Annotated[int, Field(ge=1, le=500)] = 8  # people's own choices cannot be predicted
+    patience: Annotated[int, Field(ge=1, le=100)] = 6  # epochs without better held-out decisions
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.02
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-3
@@ -30,6 +32,8 @@ class TrainOptions(Frozen):
     min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9  # of held-out decisions, to publish
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995  # of int8 with f32, to ship int8
     min_margin: Annotated[float, Field(ge=0)] = 0.5  # logits; floor of the abstaining threshold
+    max_margin: Annotated[float, Field(ge=0)] = 1e6  # logits; cap of it: 0 never abstains
+    needs_result: bool = True  # a screen after the last step, which success is read back from
     max_rows: Annotated[int, Field(ge=1000)] = 150_000  # element rows kept for training
 
     @property

@@ -31,6 +31,12 @@ class Policy(nn.Module):
         self.finish = nn.Linear(sizes["finish"][1], 1)
         self.scores = nn.Linear(sizes["scores"][1], network.num_actions)
 
+    @torch.no_grad()
+    def never_finish(self) -> None:
+        """Make "finished" lose always: no demonstration shows what it looks like."""
+        self.finish.weight.zero_()
+        self.finish.bias.fill_(-100.0)
+
     def forward(self, x_MF: Tensor, g_BG: Tensor, owner_M: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (M, A) and finish logits (B); `owner_M` is each row's decision."""
         num = g_BG.shape[0]

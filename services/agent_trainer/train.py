@@ -31,17 +31,13 @@ from services.agent_trainer.dataset import Dataset, build, split, variants
 from services.agent_trainer.demonstrations import Chore, read_chore
 from services.agent_trainer.evaluate import Judged, calibrate, decide_all, judge, rows_of
 from services.agent_trainer.export import export, git_revision
+from services.agent_trainer.instructed import read_instructed
 from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.order import Order
 from services.agent_trainer.policy import Policy
 from shared.artifacts import Artifacts
-from shared.encoding import (
-    ENCODING_VERSION,
-    HASHED_CONTEXT_FEATURES,
-    HASHED_ELEMENT_FEATURES,
-    NUM_CONTEXT_FEATURES,
-    NUM_ELEMENT_FEATURES,
-)
+from shared.encoding import HASHED_CONTEXT_FEATURES, HASHED_ELEMENT_FEATURES
+from shared.encoding_goal import GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT
 from shared.errors import Diverged, TrainingError, WatError
 from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
 from shared.schemas import Level, Snapshot, Trace
@@ -53,6 +49,7 @@ T = TypeVar("T", Trace, Snapshot)
 
 MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of this size
 _NUM_HELD_VARIANTS = 8
+Hashed = tuple[range, range]  # places of hashed words in an element's and in the context's features
 _GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
 
 
@@ -126,22 +123,27 @@ def train(order: Order) -> None:
         elapsed_s=round(time.monotonic() - started, 2),
     )
     network = Network(
-        num_features=NUM_ELEMENT_FEATURES,
-        num_context=NUM_CONTEXT_FEATURES,
+        num_features=chore.sizes[0],
+        num_context=chore.sizes[1],
         num_actions=len(chore.actions),
         element=options.element_widths,
         context=options.context_widths,
         score=options.score_widths,
     )
-    trial = fit(network, learn_data, held_data, options)
+    hashed = HASHED_ELEMENT_FEATURES, HASHED_CONTEXT_FEATURES
+    if chore.reading is not None:
+        hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT
+    trial = fit(network, learn_data, held_data, options, hashed=hashed)
     held_judged = judge(decide_all(trial.policy, held_data), held_data)
     shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
-    threshold = calibrate(held_judged, options.min_margin)
+    threshold = min(calibrate(held_judged, options.min_margin), options.max_margin)
     _check_good_enough(held_judged, threshold, options)
 
     say(event="fitting", on="all demonstrations", num_epochs=trial.num_epochs)
     everything = learn_data.joined(held_data)
-    final = fit(network, everything, None, options, num_epochs=trial.num_epochs)
+    final = fit(network, everything, None, options, hashed=hashed, num_epochs=trial.num_epochs)
+    if not any(d.final for d in chore.demonstrations):
+        final.policy.never_finish()
     wrong, abstained = held_judged.shares(threshold)
     figures = {
         "training": {
@@ -178,10 +180,10 @@ def train(order: Order) -> None:
         sha256=hashlib.sha256(exported.module).hexdigest(),
         precision=exported.manifest.precision,
         capabilities=list(exported.manifest.capabilities),
-        parameters=[s for s in chore.slots if s not in chore.constants],
+        parameters=[s for s in chore.slots if s not in chore.constants and chore.reading is None],
         abi=ABI_VERSION,
         emitter=EMITTER_VERSION,
-        encoding=ENCODING_VERSION,
+        encoding=exported.manifest.encoding,
         git_revision=git_revision(),
         metrics={
             **figures["training"],
@@ -219,7 +221,9 @@ def _read(order: Order) -> Chore:
         return snapshots[digest]
 
     traces = [_parsed(Trace, artifacts.get(t.digest, Room.TASK_LEARNER), "trace") for t in newest]
-    return read_chore(order.routine, traces, snapshot_of)
+    # Without a parameter the data is on the screen alone: in a sentence, or in nothing but looks.
+    read = read_chore if order.routine.parameters else read_instructed
+    return read(order.routine, traces, snapshot_of, needs_result=order.options.needs_result)
 
 
 def _parsed(model: type[T], untrusted: bytes, what: str) -> T:
@@ -272,6 +276,8 @@ def fit(
     data: Dataset,
     held: Dataset | None,
     options: TrainOptions,
+    *,
+    hashed: Hashed,
     num_epochs: int | None = None,
 ) -> Fitted:
     """Fit a new policy. With `held` stop early and keep the best epoch's weights, else train on.
@@ -282,21 +288,22 @@ def fit(
     rng = np.random.default_rng(options.seed)
     policy = Policy(network)
     optimiser = Adam(policy.parameters(), options)
-    best, best_loss, best_epoch = policy.state_dict(), float("inf"), 0
+    best, best_rank, best_epoch = policy.state_dict(), (0.0, -float("inf")), 0
+    num_epochs, is_trial = num_epochs or options.num_epochs, held is not None
     fitted = Fitted(policy, 0, [], [], [])
-    for epoch in range(1, (num_epochs or options.num_epochs) + 1):
+    for epoch in range(1, num_epochs + 1):
         policy.train()
         order = rng.permutation(data.num_decisions)
         total = 0.0
         for first in range(0, len(order), options.batch_size):
             chosen = order[first : first + options.batch_size]
-            loss = _loss(policy, data, chosen, options)
+            loss = _loss(policy, data, chosen, options, hashed)
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} in epoch {epoch}: lower learning_rate")
             policy.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-            optimiser.step(0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / options.num_epochs))
+            optimiser.step(0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / num_epochs))
             total += loss.item() * len(chosen)
         fitted.losses.append(total / len(order))
         fitted.num_epochs = epoch
@@ -306,24 +313,30 @@ def fit(
             continue
         with torch.no_grad():
             policy.eval()
-            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None))
+            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None, hashed))
         accuracy = judge(decide_all(policy, held), held).accuracy
         fitted.held_out_losses.append(loss_held)
         fitted.held_out_accuracies.append(accuracy)
         say(**progress, held_out_loss=round(loss_held, 5), held_out_accuracy=round(accuracy, 4))
-        if loss_held < best_loss:
-            best_loss, best_epoch = loss_held, epoch
+        if (accuracy, -loss_held) > best_rank:
+            best_rank, best_epoch = (accuracy, -loss_held), epoch
             best = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-        if epoch - best_epoch >= options.patience or (accuracy == 1 and loss_held < _GOOD_ENOUGH):
+        if accuracy == 1 and loss_held < _GOOD_ENOUGH:
             break
-    if held is not None:
+        if epoch >= max(options.min_epochs, best_epoch + options.patience):
+            break
+    if is_trial:
         policy.load_state_dict(best)
-        fitted.num_epochs = best_epoch
+        fitted.num_epochs = max(best_epoch, options.min_epochs)
     return fitted
 
 
 def _loss(
-    policy: Policy, data: Dataset, chosen: NDArray[np.int64], options: TrainOptions | None
+    policy: Policy,
+    data: Dataset,
+    chosen: NDArray[np.int64],
+    options: TrainOptions | None,
+    hashed: Hashed,
 ) -> torch.Tensor:
     """Return the mean cross-entropy over all (element, action) pairs and "finished".
 
@@ -331,21 +344,29 @@ def _loss(
     """
     x_MF, owner_M = rows_of(data, chosen)
     g_BG = torch.from_numpy(data.g_EG[chosen])
-    for features, hashed in ((x_MF, HASHED_ELEMENT_FEATURES), (g_BG, HASHED_CONTEXT_FEATURES)):
+    for features, places in zip((x_MF, g_BG), hashed, strict=True):
         if options is not None:
-            words = features[:, hashed.start : hashed.stop]  # both are copies of the data
+            words = features[:, places.start : places.stop]  # both are copies of the data
             words *= torch.rand_like(words) >= options.word_dropout
             words += (1 - words) * (torch.rand_like(words) < options.word_noise)
     logits_MA, finish_B = policy(x_MF, g_BG, owner_M)
-    pieces = logits_MA.split(data.counts_E[chosen].tolist())
-    num_actions = logits_MA.shape[1]
-    losses = []
-    for piece, end, e in zip(pieces, finish_B, chosen, strict=True):
-        entries = torch.cat([end[None], piece.reshape(-1)])
-        row = int(data.row_E[e])
-        target = 0 if row < 0 else 1 + row * num_actions + int(data.action_E[e])
-        losses.append(torch.logsumexp(entries, 0) - entries[target])
-    return torch.stack(losses).mean()
+    index = owner_M[:, None]
+    top_B = finish_B.scatter_reduce(0, owner_M, logits_MA.amax(1), "amax").detach()
+    sums_B = (finish_B - top_B).exp()
+    sums_B = sums_B.index_add(0, owner_M, (logits_MA - top_B[index]).exp().sum(1))
+    total_B = top_B + sums_B.log()
+    row_B, action_B = torch.from_numpy(data.row_E[chosen]), torch.from_numpy(data.action_E[chosen])
+    counts_B = torch.from_numpy(data.counts_E[chosen])
+    place_B = counts_B.cumsum(0) - counts_B + row_B.clamp(min=0)
+    right_B = torch.where(row_B < 0, finish_B, logits_MA[place_B, action_B.clamp(min=0)])
+    losses_B = total_B - right_B
+    if options is not None and options.label_smoothing:
+        # Over what can be acted on: "finished" is never a near miss.
+        means_B = torch.zeros_like(finish_B).index_add(0, owner_M, logits_MA.mean(1)) / counts_B
+        evenly_B = total_B - means_B
+        losses_B = losses_B + options.label_smoothing * (evenly_B - losses_B)
+    mean: torch.Tensor = losses_B.mean()
+    return mean
 
 
 def _check_good_enough(judged: Judged, threshold: float, options: TrainOptions) -> None:

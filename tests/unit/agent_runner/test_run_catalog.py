@@ -8,7 +8,7 @@ from services.agent_runner import runs
 from services.agent_runner.catalog import Verdict
 from services.agent_runner.runner import RunAsked
 from shared.bus import Effects
-from shared.encoding import ENCODING_VERSION
+from shared.reading import ENCODINGS
 from shared.schemas import ForgetRange, ModelKind, ModelStatus, RoutineStatus, RunMark
 from shared.signing import SigningKey
 from shared.topics import Room
@@ -79,7 +79,7 @@ async def test_a_run_asked_for_before_its_key_was_distrusted_fails(room):
 
 async def test_a_card_for_another_version_is_stale_and_says_retrain(room):
     for place, versions in enumerate(
-        ({"encoding": ENCODING_VERSION + 1}, {"abi": 99, "emitter": 1}, {"status": "stale"})
+        ({"encoding": max(ENCODINGS) + 1}, {"abi": 99, "emitter": 1}, {"status": "stale"})
     ):
         routine_id = f"stale-{place}"
         await room.trainer.publish(card("f" * 64, routine_id, reason="train it again", **versions))

@@ -1,0 +1,93 @@
+from array import array
+
+from shared.encoding_goal import (
+    GOAL_STEPS,
+    NUM_GOAL_CONTEXT,
+    NUM_GOAL_ELEMENT,
+    Page,
+    encode_goal,
+    step_on,
+)
+from shared.goal import GoalSource
+from shared.schemas import Box, Level, Snapshot, SnapshotElement, Text
+
+SOURCE = GoalSource(role="generic", tag="p", element_id="task", vocabulary=("like", "of", "press"))
+
+
+def element(index, tag, text=None, *, role="generic", parent=None, **more):
+    return SnapshotElement(
+        index=index, parent=parent, role=role, tag=tag, text=text and Text(clear=text),
+        box=Box(x_px=index, y_px=10 * index, width_px=20, height_px=8), **more,
+    )  # fmt: skip
+
+
+def page(goal="Like post of ana", names=("bo", "ana")):
+    found = [element(0, "p", goal, element_id="task"), element(1, "b", "ana", parent=0)]
+    for name in names:
+        at = len(found)
+        found += [
+            element(at, "div", classes=("post",)),
+            element(at + 1, "span", name, parent=at, classes=("author",)),
+            element(at + 2, "span", parent=at, classes=("likeIcon",)),
+        ]
+    return Snapshot(application="app", level=Level.VALUES, elements=tuple(found))
+
+
+def read(snapshot, history=(), *, controls=False):
+    return encode_goal(Page(snapshot, SOURCE), SOURCE.vocabulary, history, controls=controls)
+
+
+def rows(encoded):
+    size = NUM_GOAL_ELEMENT
+    return {e: list(encoded.x[i * size : (i + 1) * size]) for i, e in enumerate(encoded.elements)}
+
+
+def test_the_instruction_and_what_is_in_it_are_no_candidates():
+    assert not {0, 1} & set(read(page()).elements)
+
+
+def test_icons_are_candidates_where_not_only_controls_are():
+    assert {4, 7} <= set(read(page()).elements)
+    assert read(page(), controls=True).elements == ()
+
+
+def test_an_icon_in_the_row_of_the_one_who_is_named_differs_from_the_others():
+    found = rows(read(page()))
+    assert found[4] != found[7]
+
+
+def test_another_name_in_instruction_and_row_gives_the_same_numbers():
+    one = read(page("Like post of ana", ("bo", "ana")))
+    other = read(page("Like post of eva", ("bo", "eva")))
+    assert one.x == other.x
+    assert one.g == other.g
+
+
+def test_what_was_done_is_remembered_and_what_is_new_is_seen():
+    snapshot = page()
+    step = step_on(Page(snapshot, SOURCE), 7, "click", None)
+    assert rows(read(snapshot))[7] != rows(read(snapshot, [step]))[7]
+    later = page(names=("bo", "ana", "cy"))
+    assert rows(read(later, [step]))[9] != rows(read(later))[9]
+
+
+def test_all_numbers_fit_the_training_data():
+    encoded = read(page("Like post of ana", ("bo", "ana") * 9))
+    assert len(encoded.g) == NUM_GOAL_CONTEXT
+    assert all(
+        0 <= v * GOAL_STEPS <= 255 and v * GOAL_STEPS == int(v * GOAL_STEPS) for v in encoded.x
+    )
+
+
+def test_an_empty_page_has_no_candidate():
+    empty = Snapshot(application="app", level=Level.VALUES, elements=())
+    assert read(empty).x == array("f")
+
+
+def test_parents_that_loop_do_no_harm():
+    looped = Snapshot(
+        application="app", level=Level.VALUES,
+        elements=(element(1, "div", "a", parent=2, classes=("x",)),
+                  element(2, "div", "b", parent=1, classes=("x",))),
+    )  # fmt: skip
+    assert set(read(looped).elements) == {1, 2}
