@@ -87,9 +87,15 @@ bench: bench-bus bench-demo ## every benchmark of this machine, into var/bench/
 bench-bus: setup kafka-jars ## the bus: embedded and Kafka, beside plain SQLite and plain aiokafka
 	@$(PY) -m tests.bench.bus
 
+SEEDS_GIVEN := $(SEEDS)
 SEEDS ?= 10
 bench-demo: setup browser ## the demonstration for SEEDS seeds, judged by its database
 	@$(PY) -m tests.bench.demo --seeds $(SEEDS)
+
+bench-agents: setup browser ## agents from people's recordings, on live pages; DATA=folder TASKS=a,b SEEDS=0:49 QUICK=1
+	@$(PY) -m tests.bench.agents --data $(or $(DATA),$(error DATA=folder of recordings)) \
+	  $(if $(TASKS),--tasks $(TASKS)) $(if $(SEEDS_GIVEN),--seeds $(SEEDS)) $(if $(QUICK),--quick) \
+	  $(if $(SHOW),--show $(SHOW))
 
 torture: setup browser kafka-jars ## kill -9 at random under load; KILLS=200 BUS=log|kafka
 	@$(PY) -m tests.torture --kills $(or $(KILLS),200) --bus $(or $(BUS),log)
@@ -102,4 +108,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus torture images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-agents torture images-check clean
