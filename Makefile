@@ -92,10 +92,10 @@ SEEDS ?= 10
 bench-demo: setup browser ## the demonstration for SEEDS seeds, judged by its database
 	@$(PY) -m tests.bench.demo --seeds $(SEEDS)
 
-bench-agents: setup browser ## agents from people's recordings, on live pages; DATA=folder TASKS=a,b SEEDS=0:49 QUICK=1
+bench-agents: setup browser ## agents from people's recordings, on live pages; DATA=folder TASKS=a,b SEEDS=0:49 DEMOS=60 QUICK=1 SHOW=task:seed
 	@$(PY) -m tests.bench.agents --data $(or $(DATA),$(error DATA=folder of recordings)) \
 	  $(if $(TASKS),--tasks $(TASKS)) $(if $(SEEDS_GIVEN),--seeds $(SEEDS)) $(if $(QUICK),--quick) \
-	  $(if $(SHOW),--show $(SHOW))
+	  $(if $(DEMOS),--demonstrations $(DEMOS)) $(if $(SHOW),--show $(SHOW))
 
 torture: setup browser kafka-jars ## kill -9 at random under load; KILLS=200 BUS=log|kafka
 	@$(PY) -m tests.torture --kills $(or $(KILLS),200) --bus $(or $(BUS),log)

@@ -999,6 +999,18 @@
       };
     };
 
+    // Where one option of a list that shows several stands.
+    wat.option = (seenToken, index, place) => {
+      const { el, why } = find(seenToken, index);
+      if (why) return { why };
+      const option = el.options[place];
+      option.scrollIntoView({ block: "nearest", behavior: "instant" });
+      const rect = option.getBoundingClientRect();
+      return rect.width && rect.height
+        ? { x: rect.x + rect.width / 2, y: rect.y + rect.height / 2 }
+        : { why: "not showing its options" };
+    };
+
     // Whether the last observation shows the text for all to see.
     wat.shows = (text) => seen.items.some((item) => placeIn(item.text || "", text) >= 0);
 

@@ -34,7 +34,7 @@ class TrainOptions(Frozen):
     min_margin: Annotated[float, Field(ge=0)] = 0.5  # logits; floor of the abstaining threshold
     max_margin: Annotated[float, Field(ge=0)] = 1e6  # logits; cap of it: 0 never abstains
     needs_result: bool = True  # a screen after the last step, which success is read back from
-    max_rows: Annotated[int, Field(ge=1000)] = 150_000  # element rows kept for training
+    max_rows: Annotated[int, Field(ge=1000)] = 60_000  # element rows kept for training
 
     @property
     def digest(self) -> str:

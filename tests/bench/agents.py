@@ -25,7 +25,7 @@ from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.order import Order
 from shared.errors import TrainingError
 from tests.bench.agents_data import Recordings, read_recordings, write_routine
-from tests.bench.agents_play import Episode, Pages, Player
+from tests.bench.agents_play import Episode, Pages, Player, decision_us
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "var" / "bench" / "agents"
@@ -177,7 +177,7 @@ async def main() -> int:
     print(f"{'task':28} {'ours':>5} {'6B':>5} {'T5':>5}  demos   KB  train  ends")
     for name in wanted:
         recordings = read_recordings(files[name], asked.demonstrations)
-        scores, ends, sizes, times, margins = [], [], [], [], []
+        scores, ends, sizes, times, margins, decisions = [], [], [], [], [], []
         error = ""
         for seed in training_seeds:
             module, figures = await trained(name, recordings, seed)
@@ -191,6 +191,7 @@ async def main() -> int:
             margins += [(e.min_margin, e.success) for e in episodes]
             sizes.append(len(module))
             times.append(figures["cpu_s"])
+            decisions.append(decision_us(module))
         row = {
             "task": name,
             "success": round(statistics.mean(scores), 4),
@@ -198,6 +199,7 @@ async def main() -> int:
             "num_demonstrations": len(recordings.lines),
             "num_bytes": max(sizes, default=0),
             "training_cpu_s": round(statistics.median(times), 1) if times else None,
+            "decision_us_p50": round(statistics.median(decisions)) if decisions else None,
             "episodes": len(seeds) * len(scores),
             "error": error,
             "margins": margins,
@@ -236,13 +238,35 @@ def summary(rows: list[dict[str, Any]], seeds: range, training_seeds: range) -> 
         else None,
         "largest_module_bytes": max((row["num_bytes"] for row in rows), default=0),
         "slowest_training_cpu_s": max((row["training_cpu_s"] or 0 for row in rows), default=0),
+        "slowest_decision_us_p50": max((row["decision_us_p50"] or 0 for row in rows), default=0),
         "seeds": [seeds.start, seeds.stop - 1],
         "num_training_seeds": len(training_seeds),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "load_average": os.getloadavg(),
         "num_cpus": os.cpu_count(),
+        "risk_coverage": risk_coverage([m for row in rows for m in row["margins"]]),
         "rows": rows,
     }
+
+
+def risk_coverage(margins: list[tuple[float, bool]]) -> list[dict[str, float]]:
+    """Return, by the least margin that an episode must keep, what is wrong and what is kept.
+
+    `margins` are (smallest margin of the episode, success). Wrong and kept are shares of all
+    episodes and of the successful ones, had the agent abstained below.
+    """
+    successes = sum(success for _, success in margins)
+    curve = []
+    for least in (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0):
+        acted = [success for margin, success in margins if margin >= least]
+        curve.append(
+            {
+                "margin": least,
+                "wrong": round(sum(not s for s in acted) / max(1, len(margins)), 4),
+                "kept": round(sum(acted) / max(1, successes), 4),
+            }
+        )
+    return curve
 
 
 if __name__ == "__main__":

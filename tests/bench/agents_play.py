@@ -177,6 +177,21 @@ class Player:
             self._actuator = None
 
 
+def decision_us(module: bytes, num_elements: int = 32, repeats: int = 300) -> float:
+    """Return the median time of one metered module call on a synthetic screen, in microseconds."""
+    mind = Mind(module)
+    network, rng = mind.manifest.network, np.random.default_rng(0)
+    x = (rng.random((num_elements, network.num_features)) < 0.06).astype(np.float32)
+    g = (rng.random(network.num_context) < 0.15).astype(np.float32)
+    took = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        mind.sandbox.step(x, g)
+        took.append((time.perf_counter() - began) * 1e6)
+    mind.close()
+    return float(np.median(took))
+
+
 async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
     page = actuator._page
     limit_ms = await page.evaluate(_START, [str(seed)])

@@ -141,6 +141,13 @@ async def test_a_secret_field_takes_what_the_page_shows(browser):
     assert await page_of(browser).input_value("#p") == "123 456"
 
 
+async def test_an_option_of_a_list_that_takes_several_is_added(browser):
+    await page_of(browser).evaluate("document.querySelector('#s').multiple = true")
+    for text in ("Belgium", "Austria", "Denmark"):  # Austria was chosen from the start
+        await on(browser, "listbox", "Country", "select_option", text=text)
+    assert await value_of(browser, "listbox", "Country") == "Austria, Belgium, Denmark"
+
+
 async def test_an_element_that_was_not_observed_is_refused(actuator):
     await actuator.observe()
     with pytest.raises(StepRefused, match="not in the last observation"):

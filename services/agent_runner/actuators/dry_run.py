@@ -110,8 +110,8 @@ class DryRunActuator:
 
     async def _select(self, item: PageElement, element: int, text: str) -> Performed:
         field = await self._browser.ask("field", element)
-        if field["tag"] != "select" or field["multiple"]:
-            raise StepRefused(f"{in_words(item)} is not a list to choose one option from")
+        if field["tag"] != "select":
+            raise StepRefused(f"{in_words(item)} is not a list to choose an option from")
         options = field["options"]
         chosen = options[option_reading(options, text, in_words(item))]["text"]
         await self._browser.ask("locate", element)

@@ -324,8 +324,9 @@ class _Demonstration:
             if (t := self._target(at)) is not None and t.tag == "option"
         ]
         named = [o for o in options if _names(self._utterance, o)] if not pressed else pressed[-1:]
-        if before is not None and len(named) == 1:
-            yield self._capture(Action.SELECT, first, before, start_ms, value=named[0])
+        if before is not None:  # that something was chosen is known even where what is not
+            chosen = named[0] if len(named) == 1 else None
+            yield self._capture(Action.SELECT, first, before, start_ms, value=chosen)
 
     def _capture(
         self,

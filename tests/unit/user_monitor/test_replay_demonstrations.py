@@ -130,3 +130,9 @@ def test_demonstrations_follow_each_other_in_time():
 def test_a_bad_line_is_named(bad):
     with pytest.raises(CaptureError, match="line 1 is no demonstration"):
         list(read_demonstrations(BytesIO(bad)))
+
+
+def test_a_choice_of_which_nothing_was_recorded_is_one_without_a_value():
+    closed = page(dom("SELECT", 4, recordingTarget=True), dom("BUTTON", 7, text="Send"))
+    found = captures(state(closed), state(closed, "mousedown"))
+    assert [(c.action, c.untrusted_value) for c in found] == [(Action.SELECT, None)]
