@@ -43,6 +43,15 @@ def test_the_example_of_settings_is_that_of_the_code() -> None:
     assert (ROOT / ".env.example").read_text() == text(), "run `make docs`"
 
 
+def test_the_images_folders_are_as_the_rooms_demand_them() -> None:
+    """Docker makes mount points in them before a room starts: they hold something by then."""
+    [made] = re.findall(
+        r"install -d -o wat -g wat -m (\d+) (.*)", (ROOT / "Dockerfile").read_text()
+    )
+    assert made[0] == "0700"
+    assert {"/data", "/data/keys", "/config"} <= set(made[1].split())
+
+
 def test_the_dashboard_asks_for_metrics_there_are() -> None:
     for room in Room:
         import_module(f"services.{room.package}.main")
