@@ -34,6 +34,10 @@ class CheckError(Exception):
     """Something does not hold; the message says what."""
 
 
+class AwayError(CheckError):
+    """A room or the broker is away for now: a busy machine's broker fences itself."""
+
+
 class Stack:
     """The stack of one compose command, and its rooms over REST."""
 
@@ -65,8 +69,22 @@ class Stack:
             with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
                 content = answer.read()
         except urllib.error.HTTPError as error:
-            raise CheckError(f"{method} {room}/{path}: {error.read().decode()[:400]}") from error
+            said = error.read().decode()[:400]
+            kind = AwayError if error.code == 503 else CheckError
+            raise kind(f"{method} {room}/{path}: {said}") from error
         return json.loads(content) if content else None
+
+    def ask_again(self, room: str, method: str, path: str) -> Any:
+        """Ask for what may be asked for twice, until the room and its broker can answer."""
+
+        def answered() -> Any:
+            try:
+                return self.ask(room, method, path)
+            except AwayError as error:
+                say(f"{error}: again")
+                return None
+
+        return until(f"{room} answered {method} {path}", answered, 120)
 
     def all(self, room: str, path: str) -> list[dict[str, Any]]:
         """Return every item of a paged list."""
@@ -201,7 +219,8 @@ def learn(stack: Stack) -> dict[str, Any]:
     while (later := proposed()) != line:  # still reading
         line = later or line
         time.sleep(2)
-    routine = stack.ask("task-learner", "POST", f"routines/{line['routine_id']}/approve")
+    approve = f"routines/{line['routine_id']}/approve"
+    routine = stack.ask_again("task-learner", "POST", approve)
     say(f"task-learner: “{routine['name']}”, seen {routine['support']} times; approved")
     return dict(routine)
 
