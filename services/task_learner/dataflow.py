@@ -7,7 +7,8 @@ value the time before, by a programme that holds on the traces (`synthesis`); ot
 from the user's head. Equality is tested on what the privacy filter left, a clear text or its hash;
 programmes are learned from clear texts alone. Reads and writes nothing.
 
-Does not cover: values from places that show several at once, or that no screen showed.
+Does not cover: values from places that show several at once, or that no screen showed. Long,
+because what a trace's values are and what all traces' values say of each other is read together.
 """
 
 import re

@@ -9,7 +9,8 @@ Source: the search is over tuples of positions, one in each example's result, wh
 intersection of FlashFill's version spaces (Gulwani, POPL 2011) walked by Dijkstra's algorithm;
 examples are added when they contradict (counterexample-guided inductive synthesis, Solar-Lezama
 2006).
-Does not cover: programmes with more than one guard per branch; results that need a loop.
+Does not cover: programmes with more than one guard per branch; results that need a loop. Long,
+because search, spans, edits, guards and tables are one algorithm with one measure of length.
 """
 
 import heapq
