@@ -115,7 +115,7 @@ class Known:
     not_proposed: str | None = None  # why, in words
     forwards: tuple[Forward, ...] = ()  # joined or split by a person: where its traces go
     derived_from: str | None = None  # split off by a person: it has what is forwarded to it alone
-    searched: int = 0  # traces there were when programmes were last looked for
+    searched: int = 0  # the support when programmes were last looked for, and it was replayed
     coverage: float = 0.0
     record: Routine | None = None  # as published last
     fresh: dict[str, list[UiEvent]] = field(default_factory=dict)  # events of traces to be written
@@ -145,7 +145,7 @@ class Known:
         changed, which raises the revision. `agents` are routines that have an agent, or may get
         one before this.
         """
-        search = not _SEARCH_ALWAYS < len(self.traces) < _SEARCH_GROWTH * self.searched
+        search = not _SEARCH_ALWAYS < self.support < _SEARCH_GROWTH * self.searched
         self._find_flow(self.flow.parameters, search)
         if search:
             self.automatability = self._replay()
@@ -189,7 +189,7 @@ class Known:
     def restore_flow(self) -> None:
         """Derive the parameters again after a restart."""
         self._find_flow(self.record.parameters if self.record is not None else (), search=False)
-        self.searched = len(self.traces)
+        self.searched = self.support
         if self.record is not None:
             self.automatability = self.record.automatability
             self.not_proposed = self.record.not_proposed
@@ -198,7 +198,7 @@ class Known:
         rows = [t.values for t in self.traces.values()]
         self.flow = find_flow(len(self.pattern.tokens), rows, known, search)
         if search:
-            self.searched = len(rows)
+            self.searched = self.support
 
     def steps(self) -> tuple[Step, ...]:
         """Return the steps as the record shows them."""
