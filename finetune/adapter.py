@@ -73,25 +73,22 @@ class AdaptedLinear(nn.Module):
         else:
             self.weight = nn.Parameter(weight, requires_grad=False)
 
-    def frozen(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x Wᵀ."""
-        if self.weight is not None:
-            return F.linear(x, self.weight)
-        flat = x.reshape(-1, x.shape[-1])
-        out = Fp8Product.apply(
-            flat,
-            self.forward_values,
-            self.forward_scales,
-            self.backward_values,
-            self.backward_scales,
-        )
-        return out.view(*x.shape[:-1], -1)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the projections side by side (…, sum of sizes)."""
         down = self.lora_a.to(x.dtype)
         up = torch.block_diag(*(self.scale * b for b in self.lora_b)).to(x.dtype)
-        out = self.frozen(x) + F.linear(F.linear(x, down), up)
+        flat = x.reshape(-1, x.shape[-1])
+        if self.weight is not None:
+            out = JoinedProduct.apply(flat, down, up, self.weight)
+        else:
+            out = F.linear(F.linear(flat, down), up) + Fp8Product.apply(
+                flat,
+                self.forward_values,
+                self.forward_scales,
+                self.backward_values,
+                self.backward_scales,
+            )
+        out = out.view(*x.shape[:-1], -1)
         if self.magnitude is not None:
             out = out * (self.magnitude / self.directions().detach()).to(x.dtype)
         return out if self.bias is None else out + self.bias
@@ -122,6 +119,35 @@ class AdaptedLinear(nn.Module):
         return tensors
 
 
+class JoinedProduct(torch.autograd.Function):
+    """x (T, I) through a frozen weight (O, I) and its adapter, A (R, I) and B (O, R), at once.
+
+    The adapter's R columns stand beside the weight's: [x, x Aᵀ] [W, B]ᵀ is one product, and so is
+    the gradient of both its factors. Apart they would write and read a second (T, O) each way,
+    which on a small model costs as much as multiplying.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        """Return x Wᵀ + (x Aᵀ) Bᵀ (T, O)."""
+        joined = torch.cat([x, x @ down.t()], 1)
+        ctx.save_for_backward(joined, down, up, weight)
+        return joined @ torch.cat([weight, up], 1).t()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        """Return the gradients of x, A and B; the weight is frozen."""
+        joined, down, up, weight = ctx.saved_tensors
+        inside = down.shape[1]
+        both = grad @ torch.cat([weight, up], 1)
+        middle = both[:, inside:]
+        grad_up = grad.t() @ joined[:, inside:]
+        grad_down = middle.t() @ joined[:, :inside]
+        return both[:, :inside] + middle @ down, grad_down, grad_up, None
+
+
 class Fp8Product(torch.autograd.Function):
     """x (T, I) times a frozen FP8 weight; both directions multiply in FP8, one scale a row."""
 
@@ -146,7 +172,7 @@ class Fp8Product(torch.autograd.Function):
 
 def quantise(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (rows in FP8, their scales (N, 1) float32)."""
-    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / FP8_MAX
+    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-30) / FP8_MAX
     return (rows / scales).clamp(-FP8_MAX, FP8_MAX).to(FP8), scales
 
 

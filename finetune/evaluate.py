@@ -1,7 +1,8 @@
 """Measure a base and what training made of it on the same prompts; report the difference.
 
 Reads a dataset (test.jsonl, stdlib.jsonl, symbols.json) and a run of main.py; writes report.md,
-report.json, quality.png and curve.png. Every row of the report is taken twice, before and after.
+report.json, before.json (the base's figures, taken once), quality.png and curve.png. Every row of
+the report is taken twice, before and after.
 
 - bits/byte on the held-out files and on the standard library (what was forgotten);
 - infilling of whole lines: exact match, edit similarity, and whether the file still parses; the
@@ -39,18 +40,22 @@ from syntax import parses
 log = logging.getLogger("finetune.evaluate")
 
 
+CONDITIONS = ("num_cases", "context_tokens", "seq_len", "eval_tokens", "seed")
+
+
 @dataclass(frozen=True)
 class Options:
     """What is measured and how much of it."""
 
     run: str = "var/finetune/run"
+    base: str = ""  # measure this base alone, before or while it is trained; --run then takes it up
     dataset_path: str = ""  # default: the one the run was trained on
     out: str = ""  # default: RUN/report
     num_cases: int = 200  # of infilling, next line and recall, each
     context_tokens: int = 1024
     seq_len: int = 2048
     eval_tokens: int = 262_144  # of each set, at most
-    batch: int = 0  # prompts at a time; 0: 128 on a GPU, 8 on a CPU
+    batch: int = 0  # prompts at a time; 0: 256 on a GPU, 8 on a CPU
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -134,7 +139,7 @@ class Asker:
 
     def lines(self, prompts: list[list[int]], what: str) -> list[str]:
         """Return one greedy line for each prompt."""
-        batch = self.options.batch or (128 if self.model.device.type == "cuda" else 8)
+        batch = self.options.batch or (256 if self.model.device.type == "cuda" else 8)
         with tqdm(total=len(prompts), desc=what, leave=False) as bar:
             return infer.continue_lines(
                 self.model, self.tokenizer, prompts, batch=batch, told=bar.update
@@ -322,57 +327,71 @@ def plots(report: dict[str, Any], run: Path, out: Path) -> None:
 def main(options: Options) -> dict[str, Any]:
     """Measure before and after; write and return the report."""
     run = Path(options.run)
-    trained = json.loads((run / "options.json").read_text())
-    result = json.loads((run / "result.json").read_text())
+    trained = {"base": options.base, "dataset_path": options.dataset_path}
+    if not options.base:
+        trained = json.loads((run / "options.json").read_text())
     data = Path(options.dataset_path or trained["dataset_path"])
     out = Path(options.out or run / "report")
-    name = (
-        options.device
-        if options.device != "auto"
-        else "cuda"
-        if torch.cuda.is_available()
-        else "cpu"
-    )
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    chosen = (
-        options.dtype if options.dtype != "auto" else "bfloat16" if name == "cuda" else "float32"
-    )
+    chosen = options.dtype
+    if chosen == "auto":
+        chosen = "bfloat16" if name == "cuda" else "float32"
     dtype = getattr(torch, chosen)
+    digest = json.loads((data / "manifest.json").read_text())["digest"]
     rung = attention.choose("auto", device, dtype).rung
     sets = {name: read_documents(data / f"{name}.jsonl") for name in ("test", "stdlib")}
-    symbols = json.loads((data / "symbols.json").read_text())
+    cases = questions(sets, json.loads((data / "symbols.json").read_text()), options)
+
+    def measured(place: str, added: Path | None, tuned: bool) -> dict[str, Any]:
+        model, tokenizer = infer.load(place, added, device, dtype, options.download)
+        return measure(Asker(model, tokenizer, options), sets, cases, rung, tuned)
+
+    # What the base's figures depend on; figures taken under other conditions are taken again.
+    conditions = {
+        "base": trained["base"],
+        "data_digest": digest,
+        "device": attention.device_name(device),
+        "dtype": chosen,
+        "options": {k: v for k, v in asdict(options).items() if k in CONDITIONS},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "before.json"
+    held = json.loads(kept.read_text()) if kept.is_file() else {}
+    if held.get("conditions") != conditions:
+        held = {"conditions": conditions, "figures": measured(trained["base"], None, tuned=False)}
+        write_atomically(kept, json.dumps(held, indent=2) + "\n")
+    if options.base:
+        return held
+    base, adapter = infer.find_run(run)
+    result = json.loads((run / "result.json").read_text())
+    report = conditions | {
+        "steps": result["steps"],
+        "tokens": result["tokens"],
+        "num_cases": {kind: len(some) for kind, some in cases.items()},
+        "options": asdict(options),
+        "before": held["figures"],
+        "after": measured(base, adapter, tuned=True),
+    }
+    write_atomically(out / "report.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(out / "report.md", markdown(report))
+    plots(report, run, out)
+    return report
+
+
+def questions(sets: dict[str, Any], symbols: list[str], options: Options) -> dict[str, list[Case]]:
+    """Return the cases of each kind, the same ones every time."""
     found = {
         "infill": infill_cases(sets["test"]),
         "next_line": next_line_cases(sets["test"]),
         "recall": recall_cases(sets["test"], symbols, 4 * options.context_tokens),
     }
-    cases = {
+    return {
         kind: pick(some, options.num_cases, f"{options.seed} {kind}")
         for kind, some in found.items()
     }
-    figures = {}
-    base, adapter = infer.find_run(run)
-    for when, place, added in (("before", trained["base"], None), ("after", base, adapter)):
-        model, tokenizer = infer.load(place, added, device, dtype, options.download)
-        asker = Asker(model, tokenizer, options)
-        figures[when] = measure(asker, sets, cases, rung, tuned=when == "after")
-        log.info("%s: %s", when, figures[when])
-    report = {
-        "base": trained["base"],
-        "steps": result["steps"],
-        "tokens": result["tokens"],
-        "data_digest": json.loads((data / "manifest.json").read_text())["digest"],
-        "device": attention.device_name(device),
-        "dtype": chosen,
-        "num_cases": {kind: len(some) for kind, some in cases.items()},
-        "options": asdict(options),
-        **figures,
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "report.json", json.dumps(report, indent=2) + "\n")
-    write_atomically(out / "report.md", markdown(report))
-    plots(report, run, out)
-    return report
 
 
 def parse(arguments: list[str] | None = None) -> Options:
@@ -388,4 +407,5 @@ def parse(arguments: list[str] | None = None) -> Options:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    print(markdown(main(parse())))
+    told = main(parse())
+    print(markdown(told) if "after" in told else json.dumps(told["figures"], indent=2))

@@ -7,6 +7,7 @@ FT_READY := $(FT_VENV)/.ready
 FT_SOURCE ?= .
 FT_DATA ?= var/finetune/dataset
 FT_RUN ?= var/finetune/run
+FT_BASE ?= smollm2
 # On a machine without a GPU, where the PyTorch index is reachable: FT_TORCH_BACKEND=cpu
 FT_TORCH_BACKEND ?=
 
@@ -26,10 +27,8 @@ endif
 	@touch $@
 
 finetune: $(FT_READY) ## train the code assistant on FT_SOURCE (this repository): data, training, report, export
-	@$(FT)/prepare_dataset.sh $(FT_SOURCE) --out $(FT_DATA) > /dev/null
-	@$(FT_PY) $(FT)/main.py --dataset_path $(FT_DATA) --out $(FT_RUN) $(FT_FLAGS)
-	@$(FT_PY) $(FT)/evaluate.py --run $(FT_RUN) $(FT_EVAL_FLAGS)
-	@$(FT_PY) $(FT)/export.py --run $(FT_RUN)
+	@$(FT_PY) $(FT)/walk.py $(FT_SOURCE) --data $(FT_DATA) --run $(FT_RUN) --base $(FT_BASE) \
+	  --eval_flags "$(FT_EVAL_FLAGS)" -- $(FT_FLAGS)
 
 finetune-serve: $(FT_READY) ## answer questions with the trained assistant on 127.0.0.1:8765
 	@$(FT_PY) $(FT)/server.py --run $(FT_RUN) --source $(FT_SOURCE)

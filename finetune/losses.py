@@ -17,22 +17,38 @@ from torch.nn import functional as F
 
 from examples import IGNORED
 
-CHUNK_TOKENS = 4096
+CHUNK_TOKENS = 4096  # where no GPU says better
+
+
+def chunk_tokens(weight: torch.Tensor, compiled: bool) -> int:
+    """Return how many tokens' logits are held at a time: at most a 64th of the GPU's memory.
+
+    A power of two. Few wide products fill a GPU; the last of a small model's head, (C, V) times
+    (V, D), has too few tiles with fewer tokens. Uncompiled, float32 copies take their share.
+    """
+    if weight.device.type != "cuda":
+        return CHUNK_TOKENS
+    memory = torch.cuda.get_device_properties(weight.device).total_memory
+    return 1 << max(9, (memory // ((128 if compiled else 1024) * weight.shape[0])).bit_length() - 1)
 
 
 def nll_and_grad(
     logits: torch.Tensor, labels: torch.Tensor, want_grad: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the summed negative log likelihood in nats and its gradient at the logits (C, V)."""
-    logits = logits.float()
+    """Return the summed negative log likelihood in nats and its gradient at the logits (C, V).
+
+    Computed in float32; the gradient comes back in the logits' type, so that a compiler reads and
+    writes every logit once more and no float32 copy of them ever exists.
+    """
+    given, logits = logits, logits.float()
     valid = labels != IGNORED
     target = labels.clamp(min=0)[:, None]
     lse = logits.logsumexp(-1, keepdim=True)
     nll = ((lse - logits.gather(1, target))[:, 0] * valid).sum()
     if not want_grad:
-        return nll, logits
+        return nll, given
     hot = torch.arange(logits.shape[1], device=logits.device) == target
-    return nll, ((logits - lse).exp() - hot.float()) * valid[:, None]
+    return nll, (((logits - lse).exp() - hot.float()) * valid[:, None]).to(given.dtype)
 
 
 @functools.cache
@@ -58,15 +74,16 @@ class ChunkedNll(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if want_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_weight else None
-        for start in range(0, hidden.shape[0], CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
+        step = chunk_tokens(weight, compiled)
+        for start in range(0, hidden.shape[0], step):
+            part = slice(start, start + step)
             logits = F.linear(hidden[part], head)
             nll, grad = kernel(compiled)(logits, labels[part], want_hidden or want_weight)
             total += nll
             if grad_hidden is not None:
-                grad_hidden[part] = grad.to(hidden.dtype) @ head
+                grad_hidden[part] = grad @ head
             if grad_weight is not None:
-                grad_weight += grad.to(hidden.dtype).T @ hidden[part]
+                grad_weight += grad.T @ hidden[part]
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         return total

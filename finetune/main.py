@@ -45,6 +45,8 @@ from losses import chunked_nll
 
 log = logging.getLogger("finetune")
 HERE = Path(__file__).resolve().parent
+BYTES_A_TOKEN = 3.5  # of source code, about
+COMPILED_FROM_TOKENS = 4e6  # uncompiled steps take twice as long: at 135k tokens/s, half a minute
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,13 @@ class Options:
     warmup: float = 0.05  # share of the run
     weight_decay: float = 0.01
     clip: float = 1.0
-    replay: float = 0.15  # tokens of the standard library for each token of the project
+    replay: float = 0.5  # tokens of the standard library for each token of the project
     max_forgetting: float = 0.01  # the relative rise of the guard's bits/byte a best model may have
     evals_per_epoch: float = 2.0
     eval_tokens: int = 131_072  # of each set, at most
     patience: int = 4  # evaluations without a better model
     attn: str = "auto"  # auto | flash4 | flash2 | varlen | flex | sdpa
-    compile: str = "auto"  # auto: on a GPU | on | off
+    compile: str = "auto"  # auto: on a GPU, for runs that win back the time | on | off
     fuse: bool = True
     fp8: bool = False  # hold the frozen base in FP8
     checkpointing: bool = False
@@ -166,10 +168,11 @@ def set_up(options: Options, model: Any, tokenizer: Any, device: torch.device, w
     if options.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    compiled = options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
+    compiled = wants_compile(options, device)
     if compiled and choice.compiles:
         for layer in model.get_decoder().layers:  # a layer compiles in seconds, a model does not
             layer.compile(dynamic=False)
+        model.get_decoder().norm.compile(dynamic=False)
     trainee: nn.Module = Trainee(model, choice.rung, options.seq_len, compiled)
     if wants_fsdp(options, model, device, world):
         trainee = state.shard(trainee, model.get_decoder().layers, dtype)
@@ -199,6 +202,15 @@ def refuse_unsupported(config: Any, options: Options) -> None:
             raise SystemExit(f"a base with {name} is not supported")
     if options.full and options.fp8:
         raise SystemExit("--fp8 holds a frozen base: use --method lora or dora")
+
+
+def wants_compile(options: Options, device: torch.device) -> bool:
+    """Say whether a run is long enough to win back the half minute that compiling takes."""
+    if options.compile != "auto" or device.type != "cuda" or not options.dataset_path:
+        return options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
+    manifest = json.loads((Path(options.dataset_path) / "manifest.json").read_text())
+    epoch = manifest["sets"]["train"]["num_bytes"] / BYTES_A_TOKEN * (1 + options.replay)
+    return options.max_steps > 200 or epoch * options.epochs > COMPILED_FROM_TOKENS
 
 
 def wants_fsdp(options: Options, model: Any, device: torch.device, world: int) -> bool:
