@@ -3,6 +3,7 @@
 import typer
 
 from services.commands import (
+    asking,
     consents,
     demonstration,
     doctor,
@@ -44,6 +45,7 @@ app.command()(recording.pause)
 app.command()(recording.resume)
 app.command()(forget.forget)
 app.command()(topics.tail)
+app.command()(asking.ask)
 app.command()(doctor.doctor)
 app.command()(serving.serve)
 

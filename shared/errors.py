@@ -25,9 +25,10 @@
     ├── ActuatorError            acting cannot go on: a dialog, another origin, a closed tab
     │   ├── StepRefused          the step was not begun; the screen is as it was
     │   └── StepUnverified       the step was done, and its effect cannot be seen
-    └── ArtifactError            a file that is not what it should be
-        ├── ArtifactMissing
-        └── DigestMismatch
+    ├── ArtifactError            a file that is not what it should be
+    │   ├── ArtifactMissing
+    │   └── DigestMismatch
+    └── AssistantError           the code assistant does not answer, or refuses
 
 A message says what is wrong, which thing, and what to do. `assert` is for our own bugs.
 """
@@ -36,6 +37,7 @@ __all__ = [
     "ActuatorError",
     "ArtifactError",
     "ArtifactMissing",
+    "AssistantError",
     "BusError",
     "BusUnavailable",
     "CaptureError",
@@ -198,3 +200,9 @@ class ArtifactMissing(ArtifactError):
 
 class DigestMismatch(ArtifactError):
     """An artifact's bytes do not hash to its name."""
+
+
+class AssistantError(WatError):
+    """The code assistant does not answer, refuses, or breaks off."""
+
+    status = 502
