@@ -2,6 +2,7 @@ import json
 import random
 from collections import Counter
 
+import conftest
 import pytest
 import torch
 from conftest import git
@@ -145,7 +146,8 @@ def test_time_split_tests_on_what_came_later(project, tmp_path):
     manifest, sets = prepared(project, tmp_path / "out", "--split", "time", "--cut", "HEAD~1")
     past = {d["path"] for name in ("train", "valid") for d in sets[name]}
     assert not past & {d["path"] for d in sets["test"]}
-    assert {d["path"] for d in sets["test"]} == {"state.py", "syntax.py"}
+    newest = sorted(path.name for path in conftest.SOURCE.glob("*.py"))[-2:]
+    assert sorted(d["path"] for d in sets["test"]) == newest
     assert manifest["cut"] == "HEAD~1"
     found, _ = prepared(project, tmp_path / "auto", "--split", "time")
     assert len(found["cut"]) == 40
@@ -318,12 +320,17 @@ def test_teaching_fim_adds_sentinels_and_keeps_the_model(base_without_sentinels,
 
 
 def test_reserved_tokens_become_sentinels_without_growing(base_without_sentinels, tmp_path):
-    import conftest
-
     reserved = ["<jupyter_start>", "<jupyter_text>", "<jupyter_code>"]
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *reserved]
     source = conftest.make_base(tmp_path / "source", specials)
+    model, _ = load_base(str(source), torch.float32)
+    table = model.get_input_embeddings().weight
+    table.data[3:6] = table.data[3]  # as in a real base: never seen in training, all the same
+    model.save_pretrained(source)
     assert teach_fim(source, tmp_path / "taught") == (3, 4, 5)
+    rows = load_base(str(tmp_path / "taught"), torch.float32)[0].get_input_embeddings().weight[3:6]
+    likeness = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    assert likeness.fill_diagonal_(0).max() < 0.9
     before, after = (load_base(str(p), torch.float32) for p in (source, tmp_path / "taught"))
     assert len(before[1]) == len(after[1])
     assert before[0].num_parameters() == after[0].num_parameters()

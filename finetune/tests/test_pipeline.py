@@ -30,10 +30,8 @@ def program(name, *flags):
 
 def walk(folder, source, base, train_flags, evaluate_flags):
     data, run = folder / "data", folder / "run"
-    program("prepare_dataset.py", source, "--out", data)
-    program("main.py", "--dataset_path", data, "--out", run, "--base", base, *train_flags)
-    program("evaluate.py", "--run", run, *evaluate_flags)
-    program("export.py", "--run", run)
+    whole = ["--data", data, "--run", run, "--base", base, "--eval_flags", " ".join(evaluate_flags)]
+    program("walk.py", source, *whole, "--", *train_flags)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,8 +39,7 @@ def walk(folder, source, base, train_flags, evaluate_flags):
     server = subprocess.Popen([sys.executable, str(SOURCE / "server.py"), *map(str, flags)])
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        while server.poll() is None:
             try:
                 if httpx.get(f"{url}/readyz").status_code == 200:
                     break
@@ -52,7 +49,7 @@ def walk(folder, source, base, train_flags, evaluate_flags):
         said = program("chat.py", "--url", url, "--max_tokens", 16, "What does best_fit do?")
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait()
     report = json.loads((run / "report" / "report.json").read_text())
     exported = json.loads((run / "export" / "export.json").read_text())
     return report, exported, said

@@ -220,15 +220,16 @@ def test_resumed_run_equals_the_uninterrupted_one(base, dataset, tmp_path):
 def test_sigterm_saves_a_checkpoint(base, dataset, tmp_path):
     opts = options(base, dataset, tmp_path, max_steps=100000, patience=100000)
     process = run(opts)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "heartbeat").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "heartbeat").exists():
+        assert process.poll() is None
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait() == 0
     assert json.loads((tmp_path / "result.json").read_text())["outcome"] == "interrupted"
     assert list(tmp_path.glob("checkpoints/step-*/progress.json"))
 
 
+@pytest.mark.timeout(1800)  # three processes import torch: 20 s alone, minutes on a busy machine
 @pytest.mark.parametrize(
     ("parallel", "method"), [("ddp", "lora"), ("fsdp", "lora"), ("fsdp", "full")]
 )
@@ -236,7 +237,7 @@ def test_two_processes_equal_one(base, dataset, tmp_path, parallel, method):
     same = {"step_tokens": 1536, "max_steps": 3, "method": method}  # 3 rows: unevenly shared
     main.main(options(base, dataset, tmp_path / "one", **same))
     opts = options(base, dataset, tmp_path / "two", parallel=parallel, **same)
-    assert run(opts, processes=2).wait(200) == 0
+    assert run(opts, processes=2).wait() == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
     one, two = (json.loads((tmp_path / n / "result.json").read_text()) for n in ("one", "two"))
     for a, b in zip(one["history"], two["history"], strict=True):
