@@ -51,9 +51,10 @@ up-check: ## build the images and drive a recorded log to a run in a container, 
 test: setup ## fast tests; ROOM=user_monitor: one room's
 	@$(PY) -m pytest -n 2 -m "not ($(MARKED) or gpu or long)" $(if $(ROOM),tests/unit/$(ROOM) tests/integration/test_$(ROOM).py,tests)
 
-test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromium, Xvfb
+test-all: setup browser kafka-jars ## everything a test can need: Kafka, Chromium, Xvfb; then finetune's own
 	@scripts/system-packages.sh xvfb xterm python3-tk
 	@$(PY) -m pytest -n 2 -m "$(MARKED)" tests
+	@$(MAKE) --no-print-directory test-finetune
 
 test-long: setup browser ## endurance: an agent and a person side by side, a runner killed
 	@$(PY) -m pytest -m long tests

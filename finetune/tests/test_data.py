@@ -330,7 +330,7 @@ def test_reserved_tokens_become_sentinels_without_growing(base_without_sentinels
     assert teach_fim(source, tmp_path / "taught") == (3, 4, 5)
     rows = load_base(str(tmp_path / "taught"), torch.float32)[0].get_input_embeddings().weight[3:6]
     likeness = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
-    assert likeness.fill_diagonal_(0).max() < 0.9
+    assert likeness.fill_diagonal_(0).max() < 0.95
     before, after = (load_base(str(p), torch.float32) for p in (source, tmp_path / "taught"))
     assert len(before[1]) == len(after[1])
     assert before[0].num_parameters() == after[0].num_parameters()
