@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # image_check.sh — builds the image on a plain base, without flash-attn, and walks the whole way
 # (source, training, report, export, server, answer) on the tiny model inside it, without a network.
-# BASE: a Debian or Ubuntu image with Python 3.11 or newer; CA_BUNDLE: a proxy's certificates.
+# BASE: a Debian or Ubuntu image with Python 3.11 or newer; CA_BUNDLE: a proxy's certificates. Needs
+# BuildKit (buildx, or a docker client before 23).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 base=${BASE:-python:3.11-slim-bookworm}
