@@ -20,7 +20,7 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@echo "installing packages (the first time: about 5 GB, most of it PyTorch)"
-	@$(UV) pip install -q --python $(PY) --require-hashes --no-deps -r requirements/dev.txt
+	@$(UV) pip install -q --compile-bytecode --python $(PY) --require-hashes --no-deps -r requirements/dev.txt
 	@$(UV) pip install -q --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -101,6 +101,10 @@ bench-agents: setup browser ## agents from people's recordings, on live pages; D
 torture: setup browser kafka-jars ## kill -9 at random under load; KILLS=200 BUS=log|kafka
 	@$(PY) -m tests.torture --kills $(or $(KILLS),200) --bus $(or $(BUS),log)
 
+torture-broker: setup kafka-jars ## the broker away for 10 minutes, then killed 20 times, under load
+	@$(PY) -m tests.torture.broker --away 600
+	@$(PY) -m tests.torture.broker --kills 20
+
 images-check: ## each room's lock alone can import that room, and no other's packages
 	@scripts/images-check.sh
 
@@ -109,4 +113,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-agents torture images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-agents torture torture-broker images-check clean

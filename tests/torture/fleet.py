@@ -124,11 +124,13 @@ class Fleet:
         self.units: list[Unit] = []
         self.gone: list[Unit] = []
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("WAT_")},
+            # What is shipped is compiled: a start must not compile a thousand files again.
+            **{k: v for k, v in os.environ.items()
+               if not k.startswith("WAT_") and k != "PYTHONDONTWRITEBYTECODE"},
             "WAT_DATA_DIR": str(folder / "data"),
             "WAT_CONFIG_DIR": str(folder / "config"),
             **settings,
-        }
+        }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self._http = httpx.AsyncClient(timeout=_ANSWER_S)
 
