@@ -1,0 +1,184 @@
+"""`make bench-learner DATA=folder [QUICK=1]`: discovery on every set of a folder of UI logs.
+
+The folder is laid out like this: contiguous/, single/, interleaved_event_truth/,
+interleaved_synthetic/, interleaved_real/ with interleaved_models/, real_life/, each with CSV files
+packed by xz. Labels are prequential: they come at most 250 events late and are then final. Prints a
+table, one row a log, then one JSON object, which also goes to var/bench/learner.json. Strict scores
+(`scores.py`) leave out the first five instances of each type; `all` counts them too; `forgiving` is
+the literature's event score, which does not punish too many types.
+
+QUICK=1 takes one seed of each noise and mix, every third interleaved log and 100,000 events of
+throughput.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.bench.learner import sets
+from tests.bench.learner.discovery.miner import Miner
+from tests.bench.learner.run import label, peak_rss_mb, routines, scored, set_scored
+from tests.bench.learner.sets import Log
+
+ROOT = Path(__file__).parents[3]
+NOISES = (0.1, 0.2)
+Row = dict[str, Any]
+
+
+def logs(folder: Path, quick: bool) -> Iterator[tuple[str, Log]]:
+    """Yield each log with the name of its set."""
+    seeds = range(1, 2) if quick else range(1, 6)
+    every = 3 if quick else 1
+    for log in sets.contiguous(folder):
+        yield "contiguous", log
+        for noise in NOISES:
+            yield from ((f"contiguous+{noise:.0%}", sets.noisy(log, noise, s)) for s in seeds)
+    for seed in seeds:
+        log = sets.mix(folder, seed)
+        yield "mix", log
+        yield from ((f"mix+{noise:.0%}", sets.noisy(log, noise, seed)) for noise in NOISES)
+    yield from (("single", log) for log in sets.single(folder) if not _is_free(log))
+    if not quick:
+        yield from (("single, free boundary", g) for g in sets.single(folder) if _is_free(g))
+    for log in list(sets.interleaved(folder))[::every]:
+        yield f"interleaved {_number(log)}", log
+    for kind in ("Synthetic", "Real"):
+        for log in list(sets.action_sets(folder, kind))[::every]:
+            yield f"interleaved {kind.lower()} {_number(log)}", log
+    for log in sets.real_life(folder):
+        yield "real life", log
+        yield "real life, interleaved", sets.interrupted(log)
+
+
+def measured(kind: str, log: Log) -> Row:
+    """Return one log's row."""
+    run = label(log)
+    row: Row = {
+        "set": kind, "log": log.name, "events": len(log.steps),
+        "types_found": len(routines(log, run)), "max_delay": max(run.delays),
+        "median_delay": statistics.median(run.delays),
+        "events_per_s": round(len(log.steps) / run.seconds),
+    }  # fmt: skip
+    if any(log.truth) and not kind.endswith("3R"):
+        for name, scores in scored(log, run).items():
+            row |= {
+                f"{k}{'' if name == 'later' else '_all'}": v for k, v in scores._asdict().items()
+            }
+        row["instances"] = len({t[0] for t in log.truth if t is not None})
+    if log.routines:
+        row["sjc"] = set_scored(log, run)
+    return row
+
+
+def null_test(folder: Path, quick: bool) -> Row:
+    """Return how many routines are found in shuffled logs: there are none."""
+    found = []
+    bases = list(sets.contiguous(folder))
+    for seed in range(2 if quick else 10):
+        log = sets.shuffled(bases[seed % len(bases)], seed, 10_000)
+        found.append(len(routines(log, label(log))))
+    return {"set": "shuffled", "logs": len(found), "routines": sum(found)}
+
+
+def throughput(folder: Path, number: int) -> Row:
+    """Return the rate, the 99th percentile of one event, and how much memory grows."""
+    steps = next(iter(sets.contiguous(folder))).steps
+    numbers: dict[str, int] = {}
+    coded = [(numbers.setdefault(s.token, len(numbers)), s.time_ms) for s in steps]
+    miner = Miner()
+    took: list[float] = []
+    now, before, rss_mb = 0, coded[0][1], 0.0
+    started = time.perf_counter()
+    for i in range(number):
+        token, time_ms = coded[i % len(coded)]
+        now += max(0, min(time_ms - before, 60_000))
+        before = time_ms
+        one = time.perf_counter()
+        miner.push(token, now)
+        took.append(time.perf_counter() - one)
+        if i == number // 10:
+            rss_mb = peak_rss_mb()
+    seconds = time.perf_counter() - started
+    took.sort()
+    return {
+        "set": "throughput", "events": number, "events_per_s": round(number / seconds),
+        "p99_ms": took[int(0.99 * number)] * 1000, "rss_growth_mb": peak_rss_mb() - rss_mb,
+    }  # fmt: skip
+
+
+def _is_free(log: Log) -> bool:
+    """Tell whether cutting before the first token of the log is right by the way it was made."""
+    return log.name.startswith("cpn") or log.name == "log3"
+
+
+def _number(log: Log) -> str:
+    return log.name.split("/")[1]
+
+
+def _summary(rows: list[Row]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for kind in dict.fromkeys(row["set"] for row in rows):
+        of_kind = [row for row in rows if row["set"] == kind]
+        keys = [k for k in ("if1", "if1t", "exact", "bf1", "ef1", "sjc") if k in of_kind[0]]
+        found[kind] = {"logs": len(of_kind)}
+        for key in keys:
+            values = [row[key] for row in of_kind]
+            found[kind] |= {key: statistics.fmean(values), f"{key}_min": min(values)}
+        if "instances" in of_kind[0]:
+            weight = sum(row["instances"] for row in of_kind)
+            found[kind]["if1_weighted"] = (
+                sum(row["if1"] * row["instances"] for row in of_kind) / weight
+            )
+    return found
+
+
+def _print(row: Row, write: Callable[[str], object] = sys.stdout.write) -> None:
+    keys = ("if1_all", "if1", "if1t", "exact", "bf1", "ef1", "forgiving", "sjc")
+    scores = "  ".join(f"{k} {row[k]:.3f}" for k in keys if k in row)
+    write(f"{row['set']:24.24} {row.get('log', ''):36.36} {scores}\n")
+    sys.stdout.flush()
+
+
+def _revision() -> str:
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.learner", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="", help="the sets whose names begin so")
+    options = parser.parse_args()
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder: give one with the UI logs, DATA=folder")
+    rows = []
+    for kind, log in logs(options.folder, options.quick):
+        if kind.startswith(options.only):
+            rows.append(measured(kind, log))
+            _print(rows[-1])
+    whole: Row = {
+        "quick": options.quick, "summary": _summary(rows), "rows": rows,
+        "load_average": os.getloadavg(), "num_cpus": os.cpu_count(),
+        "python": platform.python_version(), "revision": _revision(),
+    }  # fmt: skip
+    if not options.only:
+        whole["null"] = null_test(options.folder, options.quick)
+        whole["throughput"] = throughput(options.folder, 100_000 if options.quick else 1_000_000)
+    target = ROOT / "var" / "bench" / "learner.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(whole, indent=1))
+    sys.stdout.write(json.dumps({k: v for k, v in whole.items() if k != "rows"}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
