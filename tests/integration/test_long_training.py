@@ -55,6 +55,7 @@ async def test_a_training_longer_than_max_poll_interval_and_a_kill_make_one_mode
     kafka: Broker, tmp_path: Path
 ):
     data = tmp_path / "data"
+    data.mkdir(mode=0o700)  # before the learner's files are in it: a room opens no other
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("WAT_")},
         "WAT_DATA_DIR": str(data), "WAT_CONFIG_DIR": str(tmp_path / "config"),
