@@ -46,6 +46,8 @@ ONLY_HERE = {
     "services/user_monitor/capture/input.py": {"pynput"},
     "services/user_monitor/capture/window.py": {"Xlib"},
     "services/task_learner/exports/bpmn.py": {"bpmn_io"},
+    "services/agent_trainer/onnx_file.py": {"onnx"},
+    "services/agent_trainer/tensorboard_file.py": {"tensorboard"},
     "services/agent_runner/sandbox.py": {"wasmtime", "numpy"},
     "services/agent_runner/brain.py": {"numpy"},
 }

@@ -10,6 +10,8 @@ from services.agent_trainer.room import AgentTrainer
 from services.agent_trainer.rows import Training
 from shared.api import Cursor, Limit, Page, decode_cursor, page
 from shared.errors import ContractError
+from shared.manifest import Manifest
+from shared.proof import parse
 from shared.schemas import ModelCard
 
 __all__ = ["router"]
@@ -33,6 +35,14 @@ _BYTES = "application/octet-stream"
 
 class _Module(Response):
     media_type = "application/wasm"
+
+
+class _File(Response):
+    media_type = _BYTES
+
+
+def _named(file: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{file}"'}
 
 
 class _Lines(StreamingResponse):
@@ -69,8 +79,23 @@ def router(logic: AgentTrainer) -> APIRouter:
         """Return the signed module."""
         return _Module(
             logic.library.module(model_id),
-            headers={"Content-Disposition": 'attachment; filename="agent.wasm"'},
+            headers=_named("agent.wasm"),
         )
+
+    @routes.get("/models/{model_id}/config", response_model_exclude_none=True)
+    def export_config(model_id: str) -> Manifest:
+        """Return what the module says of itself: what the weights' names and inputs mean."""
+        return parse(logic.library.module(model_id)).manifest
+
+    @routes.get("/models/{model_id}/weights", response_class=_File)
+    def export_weights(model_id: str) -> _File:
+        """Return the weights as safetensors, f32, named as in the config's network."""
+        return _File(logic.library.beside(model_id, "weights"), headers=_named("model.safetensors"))
+
+    @routes.get("/models/{model_id}/onnx", response_class=_File)
+    def export_onnx(model_id: str) -> _File:
+        """Return the network as ONNX, f32: x (elements, F), g (1, G) -> logits, finish."""
+        return _File(logic.library.beside(model_id, "onnx"), headers=_named("model.onnx"))
 
     @routes.delete("/models/{model_id}", status_code=204)
     async def delete_model(model_id: str) -> None:
@@ -110,5 +135,13 @@ def router(logic: AgentTrainer) -> APIRouter:
                 yield f"event: {line.get('event', 'progress')}\ndata: {json.dumps(line)}\n\n"
 
         return _Lines(lines())
+
+    @routes.get("/trainings/{training_id}/tensorboard", response_class=_File)
+    def export_events(training_id: str) -> _File:
+        """Return a training's figures so far as an event file of TensorBoard."""
+        from services.agent_trainer.tensorboard_file import write_events  # half a second
+
+        name = f"events.out.tfevents.{logic.training(training_id).asked_ms // 1000}.wat"
+        return _File(write_events(logic.told(training_id)), headers=_named(name))
 
     return routes

@@ -5,7 +5,7 @@ the screen and the history of the trace itself; not covered: what a page would h
 another action (the runner's read-back covers that).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from services.agent_trainer.dataset import STEPS, Dataset
 from services.agent_trainer.policy import Policy
-from shared.manifest import Network, Precision
-from shared.module import Decision, Weights, decide, reference_step
+from shared.module import Decision, Floats, decide
 
 __all__ = ["Judged", "agreement", "calibrate", "decide_all", "judge"]
 
@@ -92,24 +91,19 @@ def calibrate(judged: Judged, floor: float) -> float:
 
 
 def agreement(
-    network: Network,
-    weights: Weights,
+    answer: Callable[[Floats, Floats], Decision],
     data: Dataset,
     chosen: Sequence[int],
     made: Sequence[Decision],
-    threshold: float,
-    precision: Precision,
 ) -> tuple[float, float]:
-    """Return the share of chosen decisions that the reference makes alike, and the largest gap.
+    """Return the share of chosen decisions that `answer` makes alike, and the largest gap.
 
-    `made` are torch's decisions on all of `data`; the gap is between best logits.
+    `answer` decides on x (N, F) and g (G); `made` are torch's decisions on all of `data`; the gap
+    is between best logits.
     """
     alike, gap = 0, 0.0
     for e in chosen:
-        x, g = data.observation(e)
-        other = reference_step(
-            network, weights, x, g, precision=precision, margin_threshold=threshold
-        )
+        other = answer(*data.observation(e))
         alike += (other.status, other.element, other.action) == (
             made[e].status, made[e].element, made[e].action,
         )  # fmt: skip

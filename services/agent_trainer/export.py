@@ -1,29 +1,31 @@
-"""Policy -> manifest and module bytes, checked against torch before anyone sees them.
+"""Policy -> module, safetensors and ONNX, each checked against torch before anyone sees them.
 
 int8 is shipped only where it decides like f32 on (nearly) all held-out decisions. Returns bytes;
 does not sign: the private key stays in the service's own process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import JsonValue
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from services.agent_trainer.dataset import Dataset
 from services.agent_trainer.demonstrations import Chore
 from services.agent_trainer.evaluate import agreement, decide_all
+from services.agent_trainer.onnx_file import read_onnx, write_onnx
 from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.policy import Policy
 from shared.encoding import ENCODING_VERSION
 from shared.encoding_goal import GOAL_ENCODING_VERSION
 from shared.errors import TrainingError
 from shared.manifest import Manifest, Precision, capabilities_of
-from shared.module import emit
+from shared.module import Decision, Floats, decide, emit, reference_step
 from shared.schemas import Routine
 from shared.screen import Sighting, learn_post_condition, learn_screen
 
@@ -36,10 +38,11 @@ _MAX_CHECKED = 200  # the reference sums in the guest's order, which numpy does 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished module, not yet signed."""
+    """A finished module, not yet signed, and the same network for other tools, f32."""
 
     module: bytes
     weights: bytes  # safetensors
+    onnx: bytes
     manifest: Manifest
     agreement: float  # of the shipped precision with torch
     agreement_int8: float
@@ -68,13 +71,10 @@ def export(
     finals = [(d.final, d.values) for d in chore.demonstrations if d.final is not None]
     made = decide_all(policy, checked, threshold)
     chosen = _spread(checked.num_decisions)
-    same, gap = agreement(policy.network, weights, checked, chosen, made, threshold, "f32")
-    if same < _MIN_TORCH_AGREEMENT or gap > _MAX_GAP:
-        raise TrainingError(
-            f"the module decides like torch on {same:.1%} of {len(chosen)} decisions, with logits "
-            f"up to {gap:.1e} apart: not published; train again with another seed"
-        )
-    same_int8, _ = agreement(policy.network, weights, checked, chosen, made, threshold, "int8")
+    in_f32 = partial(reference_step, policy.network, weights, margin_threshold=threshold)
+    same, gap = _same_as_torch("module", in_f32, checked, chosen, made)
+    in_int8 = partial(in_f32, precision="int8")
+    same_int8, _ = agreement(in_int8, checked, chosen, made)
     precision: Precision = "int8" if same_int8 >= options.min_agreement else "f32"
     manifest = Manifest(
         encoding=ENCODING_VERSION if chore.reading is None else GOAL_ENCODING_VERSION,
@@ -106,14 +106,45 @@ def export(
             "torch": str(torch.__version__)[:200],
         },
     )
+    safetensors = save(weights, {"format": "pt"})
+    if any(not np.array_equal(kept, weights[name]) for name, kept in load(safetensors).items()):
+        raise TrainingError("the weights do not come back from safetensors: not published")
+    onnx = write_onnx(
+        policy.network, weights, {"routine": routine.routine_id, "encoding": str(manifest.encoding)}
+    )
+
+    scores = read_onnx(onnx)
+
+    def in_onnx(x: Floats, g: Floats) -> Decision:
+        return decide(*scores(x, g), threshold)
+
+    _same_as_torch("ONNX file", in_onnx, checked, chosen, made)
     return Exported(
         module=emit(manifest, weights),
-        weights=save(weights),
+        weights=safetensors,
+        onnx=onnx,
         manifest=manifest,
         agreement=same_int8 if precision == "int8" else same,
         agreement_int8=same_int8,
         gap=gap,
     )
+
+
+def _same_as_torch(
+    what: str,
+    answer: Callable[[Floats, Floats], Decision],
+    checked: Dataset,
+    chosen: Sequence[int],
+    made: Sequence[Decision],
+) -> tuple[float, float]:
+    """Return the share of decisions alike and the largest gap. Raises TrainingError."""
+    same, gap = agreement(answer, checked, chosen, made)
+    if same < _MIN_TORCH_AGREEMENT or gap > _MAX_GAP:
+        raise TrainingError(
+            f"the {what} decides like torch on {same:.1%} of {len(chosen)} decisions, with logits "
+            f"up to {gap:.1e} apart: not published; train again with another seed"
+        )
+    return same, gap
 
 
 def _spread(num: int) -> Sequence[int]:

@@ -3,7 +3,9 @@
 Publishes cards to `models` and signs modules; the private key never leaves this process.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from services.agent_trainer import rows
 from shared.artifacts import Artifacts
@@ -43,18 +45,21 @@ class Library:
         """Return a subject's card, if it has one."""
         return self._cards.get(subject_id)
 
-    def keep(self, card: ModelCard, module: bytes, weights: bytes, effects: Effects) -> None:
-        """Sign and keep a new module and publish its card, which replaces the one before."""
+    def keep(
+        self, card: ModelCard, module: bytes, beside: Mapping[str, bytes], effects: Effects
+    ) -> None:
+        """Sign and keep a new module and publish its card, which replaces the one before.
+
+        The same network for other tools is kept `beside` it; the card's options name the files.
+        """
         signed = sign(module, self._key)
         self._artifacts.drop(card.subject_id, effects)
+        kept = {k: self._artifacts.put(v, effects, card.subject_id) for k, v in beside.items()}
         update = {
             "artifact": self._artifacts.put(signed, effects, card.subject_id),
             "size_bytes": len(signed),
             "signer": self._key.public.hex(),
-            "options": {
-                **card.options,
-                "weights": self._artifacts.put(weights, effects, card.subject_id),
-            },
+            "options": {**card.options, **kept},
         }
         self.publish(card.model_copy(update=update), effects)
 
@@ -92,6 +97,17 @@ class Library:
         if card.artifact is None:
             raise NotFound(f"model {model_id} is {card.status}: it has no module")
         return self._artifacts.get(card.artifact)
+
+    def beside(self, model_id: str, what: Literal["weights", "onnx"]) -> bytes:
+        """Return the network for other tools. Raises NotFound where the model has no such file."""
+        card = self.card(model_id)
+        digest = card.options.get(what)
+        if card.artifact is None or not isinstance(digest, str):
+            raise NotFound(
+                f"model {model_id} has no {what}: they are kept of agents that were trained here, "
+                "from this release on"
+            )
+        return self._artifacts.get(digest)
 
     async def delete(self, model_id: str) -> None:
         """Delete a model and its files. Raises NotFound."""

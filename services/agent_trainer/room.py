@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -263,7 +263,7 @@ class AgentTrainer:
 
         def on_line(line: Line) -> None:
             if len(lines) < _MAX_LINES:
-                lines.append(line)
+                lines.append({**line, "time_ms": self._clock.time_ms()})
             task = asyncio.ensure_future(self._wake(job.id))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -283,12 +283,15 @@ class AgentTrainer:
         module = (folder / "module.wasm").read_bytes()
         if hashlib.sha256(module).hexdigest() != done["sha256"]:
             raise TrainingError("the module on disk is not the one that was written: train again")
-        weights = (folder / "weights.safetensors").read_bytes()
+        beside = {
+            "weights": (folder / "weights.safetensors").read_bytes(),
+            "onnx": (folder / "network.onnx").read_bytes(),
+        }
         options = {k: v for k, v in self._options.model_dump().items() if not isinstance(v, tuple)}
         card = _card(job, routine, ModelStatus.READY, self._options.seed, self._clock.time_ms())
         fields = {key: done[key] for key in _FROM_CHILD}
         card = ModelCard.model_validate({**card.model_dump(), "options": options, **fields})
-        self.library.keep(card, module, weights, effects)
+        self.library.keep(card, module, beside, effects)
 
     def _fail(self, job: Job, routine: Routine, reason: str, effects: Effects) -> None:
         before = self.library.find(routine.routine_id)
@@ -336,6 +339,11 @@ class AgentTrainer:
         effects = Effects(self.room)
         rows.end_training(training_id, "cancelled", "cancelled", (), self._clock.time_ms(), effects)
         await self.port.commit(effects)
+
+    def told(self, training_id: str) -> Sequence[Line]:
+        """Return the progress lines of a training so far. Raises NotFound."""
+        self.training(training_id)
+        return self._lines.get(training_id) or rows.progress(self.port.store, training_id)
 
     async def progress(self, training_id: str) -> AsyncIterator[dict[str, Any]]:
         """Yield a training's progress from its start to its end. Raises NotFound at once."""

@@ -1,9 +1,9 @@
 """The training of one agent, from traces to module; read it from top to bottom.
 
 Run as `python -m services.agent_trainer.train` with one JSON line on stdin (`Order`). Writes
-progress as JSON lines to stdout, and `module.wasm` and `weights.safetensors` into the order's
-folder. Reads the learner's trace and snapshot artifacts. Exits 0 when done, 1 with the reason in
-its last line, 3 when stdin closes: then the service that wanted the agent is gone.
+progress as JSON lines to stdout, and `module.wasm`, `weights.safetensors` and `network.onnx` into
+the order's folder. Reads the learner's trace and snapshot artifacts. Exits 0 when done, 1 with the
+reason in its last line, 3 when stdin closes: then the service that wanted the agent is gone.
 
 Two fits. The first, without the held-out traces, says how long to train and how far to trust; the
 second trains on all traces for as long. Held-out figures are the first one's.
@@ -174,6 +174,7 @@ def train(order: Order) -> None:
     )
     (order.folder / "module.wasm").write_bytes(exported.module)
     (order.folder / "weights.safetensors").write_bytes(exported.weights)
+    (order.folder / "network.onnx").write_bytes(exported.onnx)
     held_figures = {f"held_out_{key}": value for key, value in figures["held_out"].items()}
     say(
         event="done",

@@ -26,6 +26,8 @@ __all__ = ["app"]
 
 app = typer.Typer(cls=WatGroup, help="List, show, export, import and delete trained models.")
 
+_EXPORTS = {".wasm": "module", ".safetensors": "weights", ".onnx": "onnx", ".json": "config"}
+
 Named = Annotated[
     str, typer.Argument(metavar="MODEL", help="Its id or its routine's, a beginning, or name.")
 ]
@@ -88,20 +90,32 @@ def show(model: Named, as_json: AsJson = False) -> None:
 
 @app.command("export")
 def export_model(
-    model: Named, file: Annotated[Path, typer.Argument(help="Where to write the module.")]
+    model: Named,
+    file: Annotated[
+        Path, typer.Argument(help="Where to write it: .wasm, .safetensors, .onnx or .json.")
+    ],
 ) -> None:
-    """Write a model's signed module to a file."""
+    """Write a model to a file; its ending says as what.
+
+    `.wasm` is the signed module, `.safetensors` the weights with what they mean in a `.json` of
+    the same name beside them, `.onnx` the network for other tools, `.json` the meaning alone.
+    """
     from services.client import Rooms
 
+    if file.suffix not in _EXPORTS:
+        raise ConfigError(f"{file} ends in none of {', '.join(_EXPORTS)}: name the format by it")
     with Rooms() as rooms:
         trainer = rooms.ask(Room.AGENT_TRAINER)
         card = _find(trainer, model)
-        data = trainer.download(f"models/{card['id']}/module")
-    try:
-        file.write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
-    write_line(f"{file}: {_size(len(data))}, agent {card['name']}")
+        files = {file: trainer.download(f"models/{card['id']}/{_EXPORTS[file.suffix]}")}
+        if file.suffix == ".safetensors":
+            files[file.with_suffix(".json")] = trainer.download(f"models/{card['id']}/config")
+    for path, data in files.items():
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+        write_line(f"{path}: {_size(len(data))}, agent {card['name']}")
 
 
 @app.command("import")

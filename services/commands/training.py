@@ -1,21 +1,39 @@
-"""`wat train`: ask for a training and follow it to its end."""
+"""`wat train` and `wat trainings`: ask for a training, follow, cancel and look back on it."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.commands.naming import short
+from services.commands.naming import pick, short
 from services.commands.routines import find_routine
-from services.commands.terminal import AsJson, console, show_json, took, write_line
-from shared.errors import TrainingError
+from services.commands.terminal import (
+    AsJson,
+    WatGroup,
+    ago,
+    console,
+    show_json,
+    show_table,
+    took,
+    write_line,
+)
+from shared.errors import ConfigError, TrainingError
 from shared.topics import Room
 
 if TYPE_CHECKING:
     from services.client import RoomClient
 
-__all__ = ["in_words", "train"]
+__all__ = ["app", "in_words", "train"]
+
+app = typer.Typer(cls=WatGroup, help="List, follow and cancel trainings; write their logs.")
+
+Named = Annotated[
+    str,
+    typer.Argument(metavar="TRAINING", help="Its id, a beginning of it, or its routine's name."),
+]
 
 _ASKED_S = 30.0
 """How long the wish may take from the learner to the trainer."""
@@ -50,6 +68,78 @@ def train(
         f"{took(training['ended_ms'] - training['started_ms'])}: {card['size_bytes']} bytes, "
         f"{card['precision']}; `wat models show {short(card['id'])}`"
     )
+
+
+@app.callback(invoke_without_command=True)
+def trainings(context: typer.Context, as_json: AsJson = False) -> None:
+    """List trainings, the newest first."""
+    from services.client import Rooms
+
+    if context.invoked_subcommand is not None:
+        return
+    with Rooms() as rooms:
+        found = rooms.ask(Room.AGENT_TRAINER).all("trainings")
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("id", "routine", "revision", "state", "asked", "why"),
+        (
+            (short(t["id"]), t["name"], t["revision"], t["state"], ago(t["asked_ms"]), t["reason"])
+            for t in found
+        ),
+        "no training yet: approve a routine (wat routines approve ROUTINE)",
+    )
+
+
+@app.command()
+def follow(training: Named) -> None:
+    """Follow a training to its end, wherever it was asked for."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        trainer = rooms.ask(Room.AGENT_TRAINER, works=True)
+        found = _find(trainer, training)
+        _follow(found["name"], trainer.follow(f"trainings/{found['id']}/events"), quiet=False)
+
+
+@app.command()
+def cancel(training: Named) -> None:
+    """End a training; the model that was there before stays."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        trainer = rooms.ask(Room.AGENT_TRAINER)
+        found = _find(trainer, training)
+        trainer.post(f"trainings/{found['id']}/cancel")
+    write_line(f"training {short(found['id'])} of {found['name']} ends")
+
+
+@app.command()
+def logs(
+    folder: Annotated[Path, typer.Argument(help="Where to write them, one folder a training.")],
+) -> None:
+    """Write the figures of all trainings for TensorBoard (tensorboard --logdir FOLDER)."""
+    from services.client import Rooms
+
+    with Rooms() as rooms:
+        trainer = rooms.ask(Room.AGENT_TRAINER)
+        found = trainer.all("trainings")
+        for training in found:
+            name = re.sub(r"[^\w-]+", "-", training["name"]).strip("-")[:60]
+            path = folder / f"{name}-{short(training['id'])}"
+            data = trainer.download(f"trainings/{training['id']}/tensorboard")
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                file = path / f"events.out.tfevents.{training['asked_ms'] // 1000}.wat"
+                file.write_bytes(data)
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    write_line(f"{folder}: {len(found)} trainings; tensorboard --logdir {folder}")
+
+
+def _find(trainer: "RoomClient", wanted: str) -> Mapping[str, Any]:
+    return pick(trainer.all("trainings"), wanted, "training", ("id", "routine_id"), "name")
 
 
 def _training(trainer: "RoomClient", routine_id: str, revision: int) -> Mapping[str, Any]:
@@ -95,6 +185,6 @@ def in_words(line: Mapping[str, Any]) -> str:
         f"{key.replace('_', ' ')} {value:g}" if isinstance(value, float) else
         f"{key.replace('_', ' ')} {value}"
         for key, value in line.items()
-        if key not in ("event", "sha256") and isinstance(value, str | int | float)
+        if key not in ("event", "sha256", "time_ms") and isinstance(value, str | int | float)
     )  # fmt: skip
     return f"{line.get('event', 'progress')}: {figures}" if figures else str(line.get("event"))

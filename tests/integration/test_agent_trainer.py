@@ -5,7 +5,11 @@ import contextlib
 import json
 
 import httpx
+import numpy as np
+import onnxruntime
 import pytest
+from safetensors.numpy import load
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from services.agent_trainer.main import Settings, build
 from shared.api import create_app
@@ -13,7 +17,15 @@ from shared.artifacts import ARTIFACT_TABLE, Artifacts
 from shared.bus import Effects, open_bus
 from shared.clock import FakeClock
 from shared.manifest import OPS, ActionEntry, Manifest, Network, capabilities_of
-from shared.module import emit, parse, random_weights, sign, verify
+from shared.module import (
+    emit,
+    parse,
+    random_weights,
+    reference_logits,
+    sign,
+    synthetic_observation,
+    verify,
+)
 from shared.schemas import (
     ForgetRange,
     Level,
@@ -148,6 +160,29 @@ def foreign_module(key=None, routine_id="routine-far"):
     return sign(module, key) if key else module
 
 
+async def check_exports(desk, card, manifest, folder):
+    """See that weights, config and ONNX are one network, and that TensorBoard reads the log."""
+    config = (await desk.http.get(f"/models/{card.id}/config")).json()
+    assert Manifest.model_validate(config) == manifest
+    weights = load((await desk.http.get(f"/models/{card.id}/weights")).content)
+    assert {k: v.shape for k, v in weights.items()} == manifest.network.parameter_shapes()
+    onnx = (await desk.http.get(f"/models/{card.id}/onnx")).content
+    session = onnxruntime.InferenceSession(onnx)
+    for seed in range(5):
+        x, g = synthetic_observation(manifest.network, seed)
+        logits, _ = reference_logits(manifest.network, weights, x, g)
+        found, _ = session.run(None, {"x": x, "g": g[None]})
+        assert np.abs(found - logits).max() < 1e-4
+    answer = await desk.http.get(f"/trainings/{card.id}/tensorboard")
+    folder.mkdir()
+    name = answer.headers["content-disposition"].split('"')[1]
+    (folder / name).write_bytes(answer.content)
+    read = EventAccumulator(str(folder)).Reload()
+    losses = [event.value for event in read.Scalars("trial/loss")]
+    assert losses == pytest.approx(card.curves["loss"], abs=1e-4)
+    assert read.Scalars("final/loss")
+
+
 @pytest.mark.slow
 async def test_an_approved_routine_becomes_a_signed_model_once(tmp_path):
     async with desk_in(tmp_path, **QUICK) as desk:
@@ -167,6 +202,7 @@ async def test_an_approved_routine_becomes_a_signed_model_once(tmp_path):
         assert card.signer == public
         proved = verify(module, granted=tuple(OPS), trusted_keys=[bytes.fromhex(public)])
         assert proved.manifest.routine_id == record.routine_id
+        await check_exports(desk, card, proved.manifest, tmp_path / "events")
         secret = tmp_path / "data" / "keys" / "module-signing.key"
         assert secret.stat().st_mode & 0o777 == 0o600
         assert (await desk.http.get("/models")).json()["items"][0]["id"] == card.id
@@ -308,6 +344,7 @@ async def test_a_module_from_elsewhere_is_taken_in_and_deleted(tmp_path):
         cut = await desk.http.post("/models/import", content=module[:-9])
         assert cut.status_code == 422
         assert cut.headers["content-type"] == "application/problem+json"
+        assert (await desk.http.get("/models/routine-far/onnx")).status_code == 404
         exported = (await desk.http.get("/models/routine-far/module")).content
         assert parse(exported).digest == parse(module).digest
         assert (await desk.http.delete("/models/routine-far")).status_code == 204

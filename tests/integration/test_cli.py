@@ -246,6 +246,11 @@ def test_a_model_is_imported_shown_exported_and_deleted(at_home, tmp_path):
     exported = tmp_path / "agent.wasm"
     at_home.wat("models", "export", card["name"], str(exported))
     assert exported.read_bytes() == file.read_bytes()
+    at_home.wat("models", "export", card["name"], str(tmp_path / "agent.json"))
+    assert json.loads((tmp_path / "agent.json").read_text())["routine_id"] == card["subject_id"]
+    assert ".onnx" in at_home.wat("models", "export", card["id"], "agent.pt", expect=1)[1]
+    none = at_home.wat("models", "export", card["id"], str(tmp_path / "a.onnx"), expect=1)[1]
+    assert "has no onnx" in none
     assert "nothing was deleted" in at_home.wat("models", "delete", card["id"], expect=1)[0]
     at_home.wat("models", "delete", card["id"], "--yes")
     assert at_home.json("models") == []
@@ -312,15 +317,25 @@ def test_looking_takes_up_no_work(person):
     with Rooms(person.common) as rooms:
         trainings = rooms.ask(Room.AGENT_TRAINER).all("trainings")
     assert [(t["routine_id"], t["state"]) for t in trainings] == [(routine_id, "asked")]
+    person.wat("trainings", "cancel", trainings[0]["id"][:8])
+    assert [t["state"] for t in person.json("trainings")] == ["cancelled"]
+    assert "cancelled" in person.wat("trainings")[0]
 
 
 @pytest.mark.slow
-def test_training_is_followed_and_says_why_it_failed(person):
+def test_training_is_followed_and_says_why_it_failed(person, tmp_path):
     person.wat("consent", "give", "--source", "replay", "--level", "values")
     person.wat("replay", str(LOG))
     out, err = person.wat("train", person.json("routines")[0]["routine_id"], expect=1)
     assert out.splitlines()[0] == "reading: num traces 7"
     assert "has no picture of its screen" in err.splitlines()[-1]
+    (training,) = person.json("trainings")
+    assert (
+        person.wat("trainings", "follow", training["id"])[0].splitlines()[0] == out.splitlines()[0]
+    )
+    person.wat("trainings", "logs", str(tmp_path / "logs"))
+    (file,) = (tmp_path / "logs").glob("*/events.out.tfevents.*")
+    assert file.parent.name.endswith(training["id"][:8])
 
 
 def test_a_room_ends_with_the_command_that_started_it(person):
