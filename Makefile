@@ -98,7 +98,7 @@ bench-agents: setup browser ## agents from people's recordings, on live pages; D
 	  $(if $(TASKS),--tasks $(TASKS)) $(if $(SEEDS_GIVEN),--seeds $(SEEDS)) $(if $(QUICK),--quick) \
 	  $(if $(DEMOS),--demonstrations $(DEMOS)) $(if $(SHOW),--show $(SHOW))
 
-bench-learner: setup ## a candidate for discovery, on the UI logs of a folder: DATA=folder [QUICK=1]
+bench-learner: setup ## discovery on the UI logs of a folder: DATA=folder [QUICK=1]
 	@$(PY) -m tests.bench.learner "$(or $(DATA),$(error DATA=folder of UI logs))" $(if $(QUICK),--quick)
 
 torture: setup browser kafka-jars ## kill -9 at random under load; KILLS=200 BUS=log|kafka
@@ -116,4 +116,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-agents bench-learner torture torture-broker images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-learner bench-agents torture torture-broker images-check clean

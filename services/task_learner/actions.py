@@ -25,6 +25,7 @@ __all__ = [
     "mask",
     "needs_place",
     "normalise",
+    "record_of",
     "target_key",
     "value_of",
 ]
@@ -161,6 +162,13 @@ def _is_choice(event: UiEvent) -> bool:
         event.action in _CLICKS and element is not None and bool(element.label)
         and element.role.lower() == "radio"
     )  # fmt: skip
+
+
+def record_of(event: UiEvent) -> str:
+    """Return the numbers and ids in what the event acted on: they name the record; '' for none."""
+    element = event.element
+    place = (element.selector or "") if element is not None and is_data(event) else ""
+    return " ".join(_IDS.findall(f"{event.document or ''} {place}"))
 
 
 def needs_place(event: UiEvent) -> bool:

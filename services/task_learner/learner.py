@@ -19,9 +19,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.task_learner.actions import Token, UserAction
 from services.task_learner.decisions import forward, join, part_of, split
+from services.task_learner.discover import Finding, consensus, discover
 from services.task_learner.marks import Marks, Verdict
 from services.task_learner.memory import MEMORY_TABLES, Demonstration, Memory
-from services.task_learner.mine import Finding, consensus, mine
 from services.task_learner.routines import (
     DECIDED,
     Known,
@@ -362,7 +362,7 @@ CREATE TABLE IF NOT EXISTS traces(
         """Look for routines in the whole window."""
         started_s = time.perf_counter()
         vocabulary = Vocabulary.of(memory.actions)
-        findings = mine(memory.actions, vocabulary)
+        findings = discover(memory.actions, vocabulary)
         memory.note_mined(vocabulary, effects)
         self._pending[memory.user_id].clear()
         matched: set[str] = set()
@@ -797,6 +797,8 @@ def _holds(pattern: Pattern, found: Sequence[Execution], finding: Finding) -> bo
     """Tell whether known steps still explain the log, so that they need not change."""
     if len(found) < 0.95 * len(finding.executions):
         return False
+    if pattern.end != finding.pattern.end and pattern.counts.total() == len(finding.pattern.tokens):
+        return False  # the same loop, begun elsewhere
     seldom = any(
         sum(e.steps[i] is not None for e in found) < _STAYS * len(found)
         for i in range(len(pattern.tokens))

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def bookings(num, without, *, log=None):
-    """Book guests in; in some of the bookings a box stays unticked."""
+    """Book guests in; in some of the bookings a box stays unticked.
+
+    Not in the first ones: what 80 % have stays a step, but only what 90 % have becomes one.
+    """
     log = log or ui_logs.Log(random.Random(5))  # noqa: S311
     for n in range(num):
         ui_logs.other_work(log, 3)
@@ -51,7 +54,7 @@ async def split_bookings(desk, log):
 
 async def test_a_routine_is_split_by_a_step_that_some_executions_have(tmp_path):
     async with desk_in(tmp_path) as desk:
-        log = bookings(16, {3, 9, 12})
+        log = bookings(16, {9, 12, 14})
         whole, (having, lacking) = await split_bookings(desk, log)
         assert (having.support, lacking.support) == (13, 3)
         assert "Breakfast" in [s.label for s in having.steps]
@@ -67,7 +70,7 @@ async def test_a_routine_is_split_by_a_step_that_some_executions_have(tmp_path):
 
 async def test_later_executions_go_where_they_belong_also_after_a_restart(tmp_path):
     async with desk_in(tmp_path) as desk:
-        log = bookings(16, {3, 9, 12})
+        log = bookings(16, {9, 12, 14})
         await split_bookings(desk, log)
         await desk.restart()
         seen = len(log.events)
@@ -79,7 +82,7 @@ async def test_later_executions_go_where_they_belong_also_after_a_restart(tmp_pa
 
 async def test_what_was_split_stays_split_when_the_store_is_lost(tmp_path):
     async with desk_in(tmp_path) as desk:
-        log = bookings(16, {3, 9, 12})
+        log = bookings(16, {9, 12, 14})
         _, (having, _) = await split_bookings(desk, log)
         await desk.logic.decide(having.routine_id, name="Full board")
         tables = ("routines", "traces", "actions", "seen", "artifacts")
@@ -111,7 +114,7 @@ async def test_a_routine_is_joined_with_another_and_its_traces_follow(tmp_path):
 
 async def test_what_is_forgotten_is_forgotten_in_copies_too(tmp_path):
     async with desk_in(tmp_path) as desk:
-        log = bookings(16, {3, 9, 12})
+        log = bookings(16, {9, 12, 14})
         await split_bookings(desk, log)
         everything = ForgetRange(
             id="f", time_ms=log.now_ms, user_id="ada", source=None, session=None
@@ -133,7 +136,7 @@ async def test_what_is_forgotten_is_forgotten_in_copies_too(tmp_path):
 )
 async def test_a_split_that_tells_nothing_apart_is_refused(tmp_path, step, said):
     async with desk_in(tmp_path) as desk:
-        await desk.see(bookings(16, {3, 9, 12}))
+        await desk.see(bookings(16, {9, 12, 14}))
         [routine] = await desk.live()
         with pytest.raises(ConflictError, match=said):
             await desk.logic.split(routine.routine_id, step)

@@ -23,14 +23,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from services.task_learner.discovery.miner import Miner
 from tests.bench.learner import sets
-from tests.bench.learner.discovery.miner import Miner
 from tests.bench.learner.run import label, peak_rss_mb, routines, scored, set_scored
 from tests.bench.learner.sets import Log
 
 ROOT = Path(__file__).parents[3]
 NOISES = (0.1, 0.2)
 Row = dict[str, Any]
+_INTERLEAVED = "real life, interleaved"
 
 
 def logs(folder: Path, quick: bool) -> Iterator[tuple[str, Log]]:
@@ -55,7 +56,7 @@ def logs(folder: Path, quick: bool) -> Iterator[tuple[str, Log]]:
             yield f"interleaved {kind.lower()} {_number(log)}", log
     for log in sets.real_life(folder):
         yield "real life", log
-        yield "real life, interleaved", sets.interrupted(log)
+        yield _INTERLEAVED, log
 
 
 def measured(kind: str, log: Log) -> Row:
@@ -67,12 +68,13 @@ def measured(kind: str, log: Log) -> Row:
         "median_delay": statistics.median(run.delays),
         "events_per_s": round(len(log.steps) / run.seconds),
     }  # fmt: skip
+    only = sets.interrupted(log) if kind == _INTERLEAVED else None
     if any(log.truth) and not kind.endswith("3R"):
-        for name, scores in scored(log, run).items():
+        for name, scores in scored(log, run, only).items():
             row |= {
                 f"{k}{'' if name == 'later' else '_all'}": v for k, v in scores._asdict().items()
             }
-        row["instances"] = len({t[0] for t in log.truth if t is not None})
+        row["instances"] = len({t[0] for t in log.truth if t and (not only or t[0] in only)})
     if log.routines:
         row["sjc"] = set_scored(log, run)
     return row

@@ -2,9 +2,10 @@
 
 import resource
 import time
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
-from tests.bench.learner.discovery.miner import Miner
+from services.task_learner.discovery.miner import Miner
 from tests.bench.learner.scores import Label, Scores, score, set_score
 from tests.bench.learner.sets import Log
 
@@ -44,11 +45,12 @@ def label(log: Log) -> Run:
     return Run(labels, delays, time.perf_counter() - started)
 
 
-def scored(log: Log, run: Run) -> dict[str, Scores]:
+def scored(log: Log, run: Run, only: Collection[Hashable] | None = None) -> dict[str, Scores]:
     """Return the scores with and without the first instances of each type."""
     return {
-        "all": score(log.truth, run.labels), "later": score(log.truth, run.labels, FIRST),
-    }  # fmt: skip
+        "all": score(log.truth, run.labels, 0, only),
+        "later": score(log.truth, run.labels, FIRST, only),
+    }
 
 
 def routines(log: Log, run: Run, least: int = 5) -> list[frozenset[str]]:

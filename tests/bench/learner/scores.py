@@ -7,7 +7,7 @@ count neither way. Reads and writes nothing.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 MATCH = 0.8
@@ -28,10 +28,18 @@ class Scores(NamedTuple):
     forgiving: float  # F1 over events, each found type read as the true type it meets most
 
 
-def score(truth: Sequence[Label], found: Sequence[Label], left_out: int = 0) -> Scores:
-    """Compare labels; the first `left_out` instances of each type count neither way."""
+def score(
+    truth: Sequence[Label], found: Sequence[Label], left_out: int = 0,
+    only: Collection[Hashable] | None = None,
+) -> Scores:  # fmt: skip
+    """Compare labels; the first `left_out` instances of each type count neither way.
+
+    Nor do those that are not in `only`, if that is given.
+    """
     out = _first_instances(truth, left_out)
     true_at, true_type = _instances(truth)
+    if only is not None:
+        out |= {key for key in true_at if key not in only}
     found_at, found_type = _instances(found)
     hidden = {i for key in out for i in true_at[key]}
     wanted = {k: v for k, v in true_at.items() if k not in out}

@@ -109,24 +109,17 @@ def real_life(folder: Path) -> Iterator[Log]:
         yield _log(path, rows, [(r["routine_type"], r["segment_id"]) for r in rows])
 
 
-def interrupted(log: Log) -> Log:
-    """Return the log with the truth of those instances alone that others interrupt."""
+def interrupted(log: Log) -> set[object]:
+    """Return the instances that others interrupt, and those others."""
     at: dict[object, list[int]] = defaultdict(list)
     for i, step in enumerate(log.steps):
         if step.label is not None:
             at[step.label[0]].append(i)
-    touched = {
+    return {
         other.label[0]
         for events in at.values() if events[-1] - events[0] + 1 > len(events)
         for other in log.steps[events[0] : events[-1] + 1] if other.label is not None
     }  # fmt: skip
-    return replace(
-        log,
-        steps=tuple(
-            s if s.label is not None and s.label[0] in touched else replace(s, label=None)
-            for s in log.steps
-        ),
-    )
 
 
 def noisy(log: Log, share: float, seed: int) -> Log:

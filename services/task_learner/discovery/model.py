@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tests.bench.learner.discovery.boundaries import NUM_BINS, log_ratio, smoothed
+from services.task_learner.discovery.boundaries import NUM_BINS, log_ratio, smoothed
 
 __all__ = ["END", "NONE", "ThreadModel"]
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tests.bench.learner.discovery.boundaries import Cut, first_cuts, gap_bin
-from tests.bench.learner.discovery.decode import NOISE, Decoder, Node
-from tests.bench.learner.discovery.model import ThreadModel
+from services.task_learner.discovery.boundaries import Cut, first_cuts, gap_bin
+from services.task_learner.discovery.decode import NOISE, Decoder, Node
+from services.task_learner.discovery.model import ThreadModel
 
 __all__ = ["Stretch", "fit", "label"]
 

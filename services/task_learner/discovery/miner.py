@@ -9,10 +9,10 @@ into batches. Memory is bounded by the window. Pure.
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from tests.bench.learner.discovery.decode import LAG, MAX_WAIT, NOISE, Decoder, Node
-from tests.bench.learner.discovery.fit import Stretch, fit
-from tests.bench.learner.discovery.model import ThreadModel
-from tests.bench.learner.discovery.types import Types
+from services.task_learner.discovery.decode import LAG, MAX_WAIT, NOISE, Decoder, Node
+from services.task_learner.discovery.fit import Stretch, fit
+from services.task_learner.discovery.model import ThreadModel
+from services.task_learner.discovery.types import Types
 
 __all__ = ["Final", "Miner"]
 

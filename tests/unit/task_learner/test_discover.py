@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.task_learner.mine import mine
+from services.task_learner.discover import discover
 from services.task_learner.segment import Vocabulary
 from shared.schemas import UiEvent
 from tests.unit.task_learner import ui_logs
@@ -18,7 +18,7 @@ def found_in(events):
     actions = actions_of(events)
     return [
         ([t.label for t in f.pattern.tokens if not t.label.startswith("@")], len(f.executions))
-        for f in mine(actions, Vocabulary.of(actions))
+        for f in discover(actions, Vocabulary.of(actions))
     ]
 
 

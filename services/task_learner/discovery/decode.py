@@ -10,8 +10,8 @@ Source: Viterbi decoding with a beam; the open threads are the tracks of multi-t
 
 from typing import NamedTuple
 
-from tests.bench.learner.discovery.boundaries import gap_bin
-from tests.bench.learner.discovery.model import NONE, ThreadModel
+from services.task_learner.discovery.boundaries import gap_bin
+from services.task_learner.discovery.model import NONE, ThreadModel
 
 __all__ = ["LAG", "NOISE", "Decoder"]
 
