@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from services.task_learner.exports import EXPORTS
-from services.task_learner.learner import Place, TaskLearner
+from services.task_learner.forgetting import Place
+from services.task_learner.learner import TaskLearner
 from services.task_learner.routines import Known
 from shared.api import Cursor, Limit, Page, decode_cursor, page
 from shared.errors import ConflictError, ContractError
