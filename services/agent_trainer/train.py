@@ -136,7 +136,8 @@ def train(order: Order) -> None:
     trial = fit(network, learn_data, held_data, options, hashed=hashed)
     held_judged = judge(decide_all(trial.policy, held_data), held_data)
     shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
-    threshold = min(calibrate(held_judged, options.min_margin), options.max_margin)
+    calibrated = calibrate(held_judged, options.min_margin)
+    threshold = min(calibrated, options.max_margin)
     _check_good_enough(held_judged, threshold, options)
 
     say(event="fitting", on="all demonstrations", num_epochs=trial.num_epochs)
@@ -190,6 +191,7 @@ def train(order: Order) -> None:
             **figures["training"],
             **held_figures,
             "margin_threshold": threshold,
+            "calibrated_margin": calibrated,
             "agreement_with_torch": exported.agreement,
             "agreement_int8": exported.agreement_int8,
             "logit_gap": exported.gap,

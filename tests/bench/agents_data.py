@@ -10,6 +10,7 @@ import lzma
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from random import Random
 
 from services.user_monitor.capture.replay_demonstrations import read_demonstrations
 from services.user_monitor.consent import Allowance
@@ -42,18 +43,24 @@ class Recordings:
     digest: str
 
 
-def read_recordings(file: Path, limit: int = MAX_DEMONSTRATIONS) -> Recordings:
-    """Return the first `limit` successful demonstrations of a file."""
+def read_recordings(
+    file: Path, limit: int = MAX_DEMONSTRATIONS, *, failed_too: bool = False, draw: int = 0
+) -> Recordings:
+    """Return `limit` demonstrations of a file: successful ones, or with `failed_too` any.
+
+    Draw 0 takes the first; any other draws at random from all, keeping their order.
+    """
     lines, sittings = [], []
     with lzma.open(file, "rb") as stream:
         for line in stream:
             known = json.loads(line)
-            if known["rawReward"] != 1 or not known["states"]:
-                continue
-            lines.append(line)
-            sittings.append(derive_id(str(known["session"])))
-            if len(lines) == limit:
-                break
+            if known["states"] and (failed_too or known["rawReward"] == 1):
+                lines.append(line)
+                sittings.append(derive_id(str(known["session"])))
+    places = list(range(len(lines)))[:limit]
+    if draw:
+        places = sorted(Random(draw).sample(range(len(lines)), min(limit, len(lines))))  # noqa: S311
+    lines, sittings = [lines[i] for i in places], [sittings[i] for i in places]
     digest = hashlib.sha256(b"".join(lines)).hexdigest()
     return Recordings(tuple(lines), tuple(sittings), digest)
 

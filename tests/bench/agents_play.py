@@ -8,15 +8,17 @@ the page, whose raw reward 1 is success.
 import asyncio
 import dataclasses
 import importlib.util
+import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from playwright.async_api import Page
 
 from services.agent_runner.actuators.browser import BrowserActuator
 from services.agent_runner.sandbox import CALL_OK, Sandbox
@@ -33,11 +35,13 @@ _START = """([seed]) => {
   core.startEpisodeReal();
   return core.EPISODE_MAX_TIME;
 }"""
-_STATE = "() => [WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL, WOB_REWARD_REASON]"
+STATE = "() => [WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL, WOB_REWARD_REASON]"
 # The harness's own display, which the recordings leave out too.
 _HIDDEN = "#reward-display, #click-canvas { display: none !important }"
 _MAX_STEPS = 40
 _MAX_SHOWN = 60
+
+Change = Callable[[Page, int], Awaitable[None]]  # changes the page of a seed's episode
 
 
 @dataclasses.dataclass
@@ -51,11 +55,21 @@ class Episode:
     min_margin: float
     wall_s: float
     steps: list[dict[str, Any]]
+    encoding_ms: float | None = None  # of the median decision
+    acting_ms: float | None = None
 
     @property
     def success(self) -> bool:
         """Tell whether the page paid the full raw reward."""
         return self.reward == 1
+
+    def is_reported_done(self, least_margin: float) -> bool:
+        """Tell whether a run would say `done`: it acted to the page's end and was always sure.
+
+        A page that ended by its time limit was ended by nobody.
+        """
+        ended = self.ended == "finished" or self.ended.startswith("page")
+        return ended and "timed out" not in self.ended and self.min_margin >= least_margin
 
 
 class Pages:
@@ -144,17 +158,31 @@ class Player:
         self._actuator: BrowserActuator | None = None
         self._starts = 0
 
-    async def play(self, name: str, module: bytes, seeds: Iterable[int]) -> list[Episode]:
-        """Play one module on a page, one episode for each seed."""
-        mind, found = Mind(module), []
-        url = self._pages.show(name)
+    async def play(
+        self, name: str, module: bytes, seeds: Iterable[int], change: Change | None = None
+    ) -> AsyncIterator[Episode]:
+        """Play one module on a page, one episode for each seed.
+
+        With `change` each episode has a page of its own, which is changed after it has begun.
+        """
+        mind, is_first = Mind(module), True
         try:
             for seed in seeds:
-                actuator = await self._opened(url, anew=not found)
-                found.append(await _episode(mind, actuator, seed))
+                page = await self.begin(name, seed, anew=is_first or change is not None)
+                if change is not None:
+                    await change(page, seed)
+                assert self._actuator is not None
+                yield await _episode(mind, self._actuator, seed)
+                is_first = False
         finally:
             mind.close()
-        return found
+
+    async def begin(self, name: str, seed: int, *, anew: bool) -> Page:
+        """Begin an episode, on a page that is loaded anew or goes on; return the page."""
+        actuator = await self._opened(self._pages.show(name), anew=anew)
+        await actuator._page.evaluate(_START, [str(seed)])
+        await asyncio.sleep(0.05)
+        return actuator._page
 
     async def _opened(self, url: str, *, anew: bool) -> BrowserActuator:
         if self._actuator is not None and self._actuator._stop is not None:
@@ -170,6 +198,12 @@ class Player:
             await self._actuator._page.add_style_tag(content=_HIDDEN)
         return self._actuator
 
+    @property
+    def page(self) -> Page:
+        """Return the page that is shown."""
+        assert self._actuator is not None
+        return self._actuator._page
+
     async def close(self) -> None:
         """Close the browser; the next episode starts another."""
         if self._actuator is not None:
@@ -177,32 +211,18 @@ class Player:
             self._actuator = None
 
 
-def decision_us(module: bytes, num_elements: int = 32, repeats: int = 300) -> float:
-    """Return the median time of one metered module call on a synthetic screen, in microseconds."""
-    mind = Mind(module)
-    network, rng = mind.manifest.network, np.random.default_rng(0)
-    x = (rng.random((num_elements, network.num_features)) < 0.06).astype(np.float32)
-    g = (rng.random(network.num_context) < 0.15).astype(np.float32)
-    took = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        mind.sandbox.step(x, g)
-        took.append((time.perf_counter() - began) * 1e6)
-    mind.close()
-    return float(np.median(took))
-
-
 async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
     page = actuator._page
-    limit_ms = await page.evaluate(_START, [str(seed)])
+    limit_ms = await page.evaluate("core.EPISODE_MAX_TIME")
     began = time.monotonic()
-    await asyncio.sleep(0.05)
     steps: list[dict[str, Any]] = []
+    encoding_ms: list[float] = []
+    acting_ms: list[float] = []
     history: list[HistoryStep] = []
     slots: dict[str, str] | None = None
     ended, min_margin, last, waited = "out of steps", 1e6, None, 0
     while len(steps) < _MAX_STEPS:
-        done, _, why = await page.evaluate(_STATE)
+        done, _, why = await page.evaluate(STATE)
         if done:
             ended = f"page: {why}" if why else "page"
             break
@@ -211,9 +231,11 @@ async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
             break
         try:
             snapshot = await actuator.observe()
+            looked = time.perf_counter()
             if slots is None:
                 slots = {**mind.manifest.constants, **mind.reader.told(snapshot)}
             encoded = mind.reader.encode(snapshot, slots, history)
+            encoding_ms.append((time.perf_counter() - looked) * 1e3)
             if not encoded.elements:
                 await asyncio.sleep(0.1)
                 waited += 1
@@ -253,7 +275,9 @@ async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
                 ended = "a slot without a value"
                 break
             history.append(mind.reader.step(snapshot, index, outcome.op, outcome.slot))
+            acted = time.perf_counter()
             await actuator.perform(outcome.op, index, text=text, key=outcome.key)
+            acting_ms.append((time.perf_counter() - acted) * 1e3)
             await actuator.settle(300)
         except ActuatorError as error:
             steps.append({"note": str(error)[:200]})
@@ -264,7 +288,7 @@ async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
         except WatError as error:
             ended = str(error)[:200]
             break
-    done, reward, why = await page.evaluate(_STATE)
+    done, reward, why = await page.evaluate(STATE)
     if done:
         ended = f"page: {why}" if why else "page"
     took = time.monotonic() - began
@@ -276,6 +300,8 @@ async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
         round(min_margin, 2),
         round(took, 2),
         steps,
+        round(statistics.median(encoding_ms), 2) if encoding_ms else None,
+        round(statistics.median(acting_ms), 2) if acting_ms else None,
     )
 
 
