@@ -1,4 +1,4 @@
-"""Encoding 2: a screen with an instruction on it -> numbers, one row for each thing to act on.
+"""Encoding 3: a screen with an instruction on it -> numbers, one row for each thing to act on.
 
 Encoding 1 knows controls by their names and a record by its slots. Many pages have neither: what
 is clicked is a bare word, an icon, a shape, and what is wanted stands in a sentence. So here every
@@ -15,6 +15,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from shared.encoding import Encoded, HistoryStep, at_words, normalise
+from shared.encoding_figures import (
+    COLOUR_WORDS,
+    COLOURS,
+    SAME_COLOURS,
+    SHAPE_TAGS,
+    Figures,
+    colour_name,
+    lines_of,
+)
 from shared.goal import Goal, GoalSource, find_goal, month_of, read_goal
 from shared.schemas import Snapshot, SnapshotElement
 
@@ -32,7 +41,7 @@ __all__ = [
     "step_on",
 ]
 
-GOAL_ENCODING_VERSION = 2
+GOAL_ENCODING_VERSION = 3
 GOAL_STEPS = 16  # numbers are multiples of 1 / GOAL_STEPS
 _MAX_CANDIDATES = 200
 
@@ -50,19 +59,14 @@ _CONTROL_ROLES = frozenset((
 _FIELD_TAGS = frozenset(("input", "textarea", "select"))
 # Not "focused": a person's click has moved the focus before the first key, an agent's has not.
 _STATES = ("checked", "disabled")
-_OPS = ("click", "double_click", "type_text", "select_option", "press_key")
-_COLOURS = {
-    "black": (0, 0, 0), "white": (255, 255, 255), "red": (255, 0, 0), "green": (0, 128, 0),
-    "lime": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "aqua": (0, 255, 255),
-    "magenta": (255, 0, 255), "purple": (128, 0, 128), "orange": (255, 165, 0),
-    "grey": (128, 128, 128), "pink": (255, 192, 203), "olive": (128, 128, 0),
-}  # fmt: skip
-_SAME = {"cyan": "aqua", "gray": "grey", "fuchsia": "magenta"}
-COLOUR_WORDS = frozenset((*_COLOURS, *_SAME))
+_OPS = ("click", "double_click", "hover", "type_text", "select_option", "press_key")
 _SLOTS = 6
 _WORDS, _STYLE, _ABOVE, _NEAR, _BEFORE = 64, 64, 32, 32, 24
 _GOAL, _LAST, _SAID = 64, 48, 24
 _VIEWS = 4  # own text, label, value, row
+_LINED, _TRIED, _BOUND = 16, 16, 12
+_MORE = frozenset(("higher", "more", "greater", "above", "larger", "bigger", "later", "after"))
+_LESS = frozenset(("lower", "less", "smaller", "below", "fewer", "under", "earlier", "before"))
 
 
 def _layout(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
@@ -79,13 +83,14 @@ _E, NUM_GOAL_ELEMENT = _layout({
     "match": _VIEWS * 5, "slot": _VIEWS * _SLOTS, "asked": _SLOTS, "style_goal": 2,
     "exact": 1, "starts": 1, "near_match": 2, "count": 3,
     "place": 8, "last_of": 1, "ordinal": 1, "box": 5, "done": 4, "after": 2, "row_done": 1,
-    "new": 1, "colour": 3 + len(_COLOURS), "number": 3, "day": 1, "left": 1, "row_unique": 2,
-    "option": 1,
+    "new": 1, "colour": 3 + len(COLOURS), "number": 3, "day": 1, "left": 1, "row_unique": 2,
+    "option": 1, "fits": 2, "counted": 1, "named": 1, "id_told": 1, "last_span": 1,
+    "lined": 2 * _LINED,
 })  # fmt: skip
 _G, NUM_GOAL_CONTEXT = _layout({
     "goal": _GOAL, "last": _LAST, "said": _SAID, "op": len(_OPS), "steps": 8, "left": 4,
     "spans": 6, "used": _SLOTS, "held": _SLOTS, "shown": _SLOTS, "number": 3, "month": 3,
-    "matched": 2, "changed": 1, "bias": 1,
+    "matched": 2, "changed": 1, "bias": 1, "tried": _TRIED, "above": _BOUND, "below": _BOUND,
 })  # fmt: skip
 GOAL_HASHED_ELEMENT = range(0, _E["tag"])
 GOAL_HASHED_CONTEXT = range(0, _G["op"])
@@ -110,18 +115,6 @@ def _tokens(name: str) -> tuple[str, ...]:
     return tuple("0" if w[0].isdigit() else w.casefold() for w in _CAMEL.findall(name))
 
 
-@lru_cache(maxsize=4096)
-def _colour(text: str) -> tuple[str, str | None]:
-    """Return the nearest colour's name, and red, green or blue where one of them leads."""
-    r, g, b = (int(v) for v in re.findall(r"\d+", text)[:3])
-    name = min(
-        _COLOURS,
-        key=lambda n: sum((x - y) ** 2 for x, y in zip(_COLOURS[n], (r, g, b), strict=True)),
-    )
-    ranked = sorted(((r, "red"), (g, "green"), (b, "blue")), reverse=True)
-    return name, ranked[0][1] if ranked[0][0] >= ranked[1][0] + 20 else None
-
-
 def is_control(element: SnapshotElement) -> bool:
     """Tell whether an element is a control by its tag or role."""
     return element.tag in _CONTROL_TAGS or element.role in _CONTROL_ROLES
@@ -136,9 +129,13 @@ class Page:
         for e in snapshot.elements:
             if e.parent is not None and e.parent in self.elements and e.parent != e.index:
                 self.children.setdefault(e.parent, []).append(e.index)
+        self.roots = [e.index for e in snapshot.elements if e.parent not in self.elements]
         goal = find_goal(snapshot, source) if source is not None else None
         self.goal_text = goal.text.clear if goal is not None and goal.text else None
         hidden = {goal.index, *self._below(goal.index)} if goal is not None else set()
+        self.goal_colours = frozenset(
+            colour_name(e.colour)[0] for e in snapshot.elements if e.index in hidden and e.colour
+        )
         self.shown = [e for e in snapshot.elements if e.index not in hidden]
         self.texts = {e.index: self._text(e) for e in self.shown}
         self.labels = {e.index: self._label(at) for at, e in enumerate(self.shown)}
@@ -227,11 +224,17 @@ class Page:
         """Return what an element is known by within one run of a chore."""
         item = self.items[e.index]
         row = self.item_texts(item)[:3] if item is not None and item != e.index else ()
-        own = normalise(self.texts[e.index]) or f"{e.element_id}{self._nth(e)}"
-        return "\t".join((e.tag, own, *(e.classes or ())[:1], *row))
+        own = normalise(self.texts[e.index])
+        if own:
+            return "\t".join((e.tag, own, *(e.classes or ())[:1], *row))
+        # A class may be what a click changes, so where nothing is written only the place is left.
+        return "\t".join((e.tag, f"{e.element_id}{self._nth(e)}", *row))
 
     def _nth(self, e: SnapshotElement) -> int:
-        siblings = self.children.get(e.parent, ()) if e.parent is not None else ()
+        inside = e.parent is not None and e.parent in self.elements
+        siblings = (
+            self.children.get(e.parent, ()) if e.parent is not None and inside else self.roots
+        )
         return list(siblings).index(e.index) if e.index in siblings else -1
 
     def item_texts(self, item: int) -> list[str]:
@@ -249,6 +252,7 @@ class _Spans:
         self.raw = frozenset(spans)
         self.values = [normalise(s) for s in spans]
         self.joined = f" {' '.join(goal.words)} " if goal is not None else " "
+        self.last = 1 << len(self.values) - 1 if self.values else 0
         self.words = {w for v in self.values for w in re.findall(r"[^\W_]+", v)}
         self._seen: dict[str, tuple[int, int, float]] = {"": (0, 0, 0.0)}
 
@@ -304,6 +308,12 @@ class _Reading:
         self.before = history[-1].screen if history else frozenset[str]()
         self.rows: dict[int, tuple[int, int, float]] = {}
         self.indices = indices
+        words = goal.words if goal is not None else ()
+        self.figures = Figures(
+            page.shown, page.texts, words, goal.spans if goal is not None else (), page.goal_colours
+        )
+        self.colours = {SAME_COLOURS.get(w, w) for w in words} | page.goal_colours
+        self.lines = lines_of([page.elements[i] for i in indices])
         self._measure()
 
     def _measure(self) -> None:
@@ -379,8 +389,10 @@ class _Reading:
             self._against(e, raw, text, label, style, own[0] | own[1] | row[0], out)
         self._place(e, index, out)
         self._past(index, item, out)
-        if e.colour:
+        # Drawings have colours on live pages alone: they are told by what fits.
+        if e.colour and e.tag not in SHAPE_TAGS:
             self._colour(e.colour, out)
+        self._figure(e, text, own[0], out)
         for option in e.options:
             if self.spans.match(normalise(option.clear or ""))[0]:
                 out[_E["option"]] = 1.0
@@ -462,13 +474,29 @@ class _Reading:
         out[_E["new"]] = float(bool(self.history) and key not in self.before)
 
     def _colour(self, colour: str, out: list[float]) -> None:
-        name, hue = _colour(colour)
-        words = self.goal.words if self.goal is not None else ()
-        told = {_SAME.get(w, w) for w in words}
-        out[_E["colour"]] = float(name in told)
-        out[_E["colour"] + 1] = float(hue is not None and hue in told)
+        name, hue = colour_name(colour)
+        out[_E["colour"]] = float(name in self.colours)
+        out[_E["colour"] + 1] = float(hue is not None and hue in self.colours)
         out[_E["colour"] + 2] = 1.0
-        out[_E["colour"] + 3 + list(_COLOURS).index(name)] = 1.0
+        out[_E["colour"] + 3 + list(COLOURS).index(name)] = 1.0
+
+    def _figure(self, e: SnapshotElement, text: str, equal: int, out: list[float]) -> None:
+        fitting = self.figures.fitting.get(e.index)
+        out[_E["fits"]] = float(fitting is not None)
+        out[_E["fits"] + 1] = (fitting or 0) / 4
+        if e.tag not in SHAPE_TAGS:
+            out[_E["counted"]] = float(self.figures.counted(text))
+            out[_E["named"]] = float(self.figures.named(text))
+        name = e.element_id or ""
+        out[_E["id_told"]] = float(
+            len(name) > 2 and not name.isalpha() and name in (self.page.goal_text or "")
+        )
+        out[_E["last_span"]] = float(bool(equal & self.spans.last))
+        for left, right in self.lines.get(e.index, ()):
+            if left == right and left is not None:
+                out[_E["lined"] + _bucket(left, _LINED)] = 1.0
+            elif (left is None) != (right is None):
+                out[_E["lined"] + _LINED + _bucket(left or right or "", _LINED)] = 1.0
 
     def compare(self, rows: Sequence[list[float]]) -> int:
         """Fill in what compares candidates; return how many matching ones are left to do."""
@@ -481,7 +509,8 @@ class _Reading:
             if out[row + 3] == best > 0
         }
         for out in rows:
-            matched = out[own] or out[label] or out[_E["colour"]] or out[_E["colour"] + 1]
+            looks = out[_E["colour"]] or out[_E["colour"] + 1] or out[_E["fits"]]
+            matched = out[own] or out[label] or looks
             todo = bool(matched) and not out[_E["done"]] and not out[_E["state"]]
             out[_E["left"]] = float(todo)
             left += todo
@@ -528,12 +557,41 @@ class _Reading:
                     out[_G["month"] + (month > goal.month) - (month < goal.month) + 1] = 1.0
             if e.role == "heading" or e.tag in ("h1", "h2", "h3", "h4", "th", "label"):
                 _fill(out, _G["said"], _SAID, _words(text)[:3])
+        for i in range(_TRIED):
+            out[_G["tried"] + i] = float(f"constant_{i + 1}" in used)
+        self._bounds(out)
         for i in range(_SLOTS):
             out[_G["used"] + i] = float(f"goal_{i + 1}" in used)
             out[_G["held"] + i] = float(held >> i & 1)
             out[_G["shown"] + i] = float(shown >> i & 1)
         out[_G["matched"] + 1] = float(any(r[_E["match"]] or r[_E["match"] + 5] for r in rows))
         return out
+
+    def _bounds(self, out: list[float]) -> None:
+        """Tell between which small numbers the wanted one lies, by all that was answered so far."""
+        told = [normalise(text) for text in self.page.texts.values()]
+        told += [key.split("\t")[1] for step in self.history for key in step.screen]
+        above, below = -1, _BOUND
+        for number, more in filter(None, map(_bound, set(told))):
+            if more:
+                above = max(above, number)
+            else:
+                below = min(below, number)
+        if above >= 0:
+            out[_G["above"] + min(above, _BOUND - 1)] = 1.0
+        if below < _BOUND:
+            out[_G["below"] + below] = 1.0
+
+
+@lru_cache(maxsize=16384)
+def _bound(text: str) -> tuple[int, bool] | None:
+    """Read "higher than 5" as (5, True), "lower than 5" as (5, False), anything else as None."""
+    words = _WORD.findall(text)
+    numbers = [w for w in words if w.isdigit()]
+    if len(numbers) != 1 or int(numbers[0]) >= _BOUND:
+        return None
+    more, less = bool(_MORE & set(words)), bool(_LESS & set(words))
+    return (int(numbers[0]), more) if more != less else None
 
 
 def step_on(page: Page, index: int, op: str, slot: str | None) -> HistoryStep:

@@ -29,9 +29,11 @@ __all__ = [
 ]
 
 MAX_SPANS = 12
+_LEAST_SHARED, _SHARED = 3, 0.4  # words, and share of the vocabulary, that tell an instruction
 
 _TOKEN = re.compile(r"\"[^\"]*\"|[^\s\"“”]+")
-_EDGE = ".,;:!?()[]“”"
+_EDGE = ".,;:!?()[]“”>"
+_POSSESSIVE = re.compile(r"['\u2019]s$")
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?:\s*([AP])\.?M\.?)?$", re.I)
 _DATE = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})$")
 _MONTHS = (
@@ -54,7 +56,7 @@ class GoalSource(BaseModel):
 
 
 class Reading(BaseModel):
-    """How a module of encoding 2 reads a screen; part of its manifest."""
+    """How a module of encoding 3 reads a screen; part of its manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,8 +77,18 @@ class Goal:
     day: int | None = None
 
     def slots(self) -> dict[str, str]:
-        """Return slot names and values: goal_1, …, and time_1 for a time as fields hold it."""
+        """Return slot names and values: goal_1, …, and time_1 for a time as fields hold it.
+
+        after_to, after_from, … hold the first span after that word, a name rather than a word:
+        sentences differ in order.
+        """
         found = {f"goal_{i + 1}": span for i, span in enumerate(self.spans)}
+        pairs = sorted(
+            zip(self.before, self.spans, strict=True), key=lambda p: not p[1][:1].isupper()
+        )
+        for word, span in pairs:
+            if word.isalpha():
+                found.setdefault(f"after_{word}", span)
         times = [t for span in self.spans if (t := _clock(span)) is not None]
         found.update({f"time_{i + 1}": value for i, value in enumerate(times[:2])})
         return found
@@ -88,9 +100,25 @@ def goal_key(element: SnapshotElement) -> tuple[str, str, str | None]:
 
 
 def find_goal(snapshot: Snapshot, source: GoalSource) -> SnapshotElement | None:
-    """Return the instruction's element: the first of its kind with a text."""
+    """Return the instruction's element: the first of its kind with a text.
+
+    Where there is none of its kind, the one that shares most words with all instructions: a page
+    may have renamed it, or wrapped the sentence once more.
+    """
     key = (source.role, source.tag, source.element_id)
-    return next((e for e in snapshot.elements if goal_key(e) == key and e.text), None)
+    found = next((e for e in snapshot.elements if goal_key(e) == key and e.text), None)
+    if found is not None:
+        return found
+    known = frozenset(source.vocabulary)
+    shared = {e.index: len(known & _words_of(e)) for e in snapshot.elements}
+    best = max(snapshot.elements, key=lambda e: shared[e.index], default=None)
+    least = max(_LEAST_SHARED, _SHARED * len(known))
+    return best if best is not None and shared[best.index] >= least else None
+
+
+def _words_of(e: SnapshotElement) -> frozenset[str]:
+    text = e.text.clear if e.text is not None else None
+    return frozenset(re.findall(r"[^\W_]+", text.casefold())) if text else frozenset()
 
 
 def goal_slots(snapshot: Snapshot, source: GoalSource | None) -> dict[str, str]:
@@ -107,7 +135,7 @@ def read_goal(text: str, vocabulary: tuple[str, ...]) -> Goal:
     known = frozenset(vocabulary)
     spans: list[str] = []
     before: list[str] = []
-    last, open_run = "", False
+    last, open_run, starts = "", False, False
     for match in _TOKEN.finditer(text.replace("“", '"').replace("”", '"')):
         token = match[0]
         if token.startswith('"'):
@@ -116,7 +144,7 @@ def read_goal(text: str, vocabulary: tuple[str, ...]) -> Goal:
             open_run = False
             continue
         for piece in _pieces(token):
-            bare = piece.strip(_EDGE)
+            bare = _POSSESSIVE.sub("", piece.strip(_EDGE))
             folded = bare.casefold()
             if not bare:
                 open_run = False
@@ -128,12 +156,16 @@ def read_goal(text: str, vocabulary: tuple[str, ...]) -> Goal:
             if folded in known and not _NUMBER.match(bare):
                 last, open_run = folded, False
                 continue
-            if open_run and not _DATE.match(bare) and not _NUMBER.match(bare):
+            # A name and a plain word are no one span, nor is a sentence's first word with a name.
+            alike = open_run and bare[:1].isupper() == spans[-1][:1].isupper() and not starts
+            if alike and not _DATE.match(bare) and not _NUMBER.match(bare):
                 spans[-1] = f"{spans[-1]} {bare}"
             else:
                 spans.append(bare)
                 before.append(last)
-            open_run = piece[-1] not in ",;>" and not _NUMBER.match(bare)
+            starts = match.start() == 0 and bare[:1].isupper()
+            ends = piece[-1] in ",;>" or (piece[-1] == "." and len(bare) > 2)
+            open_run = not ends and not _NUMBER.match(bare)
     pairs = [(s, b) for s, b in zip(spans, before, strict=True) if s][:MAX_SPANS]
     month, day = _first_date(s for s, _ in pairs)
     numbers = [float(s) for s, _ in pairs if _NUMBER.match(s)]

@@ -42,7 +42,7 @@ MAX_INPUTS = 1024  # inputs of one layer part: keeps i32 sums of int8 x int16 pr
 NUM_PROBES = 16
 FINISH = -1  # element and action index that stand for "the task is finished"
 
-Op = Literal["click", "double_click", "type_text", "select_option", "press_key"]
+Op = Literal["click", "double_click", "hover", "type_text", "select_option", "press_key"]
 Precision = Literal["f32", "int8"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -50,6 +50,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 OPS: dict[Op, int] = {
     "click": 1,
     "double_click": 1,
+    "hover": 1,
     "press_key": 2,
     "select_option": 2,
     "type_text": 2,
@@ -199,7 +200,7 @@ class Manifest(_Frozen):
     capabilities: tuple[Op, ...]
     screen_schema: dict[str, JsonValue] = {}
     post_condition: dict[str, JsonValue] = {}
-    reading: dict[str, JsonValue] = {}  # encoding 2: shared.goal.Reading
+    reading: dict[str, JsonValue] = {}  # encoding 3: shared.goal.Reading
     training: dict[str, float] = {}
     held_out: dict[str, float] = {}
     options: dict[str, JsonValue] = {}

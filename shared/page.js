@@ -403,7 +403,8 @@
     }
     const classes = classesOf(el);
     if (classes.length) item.classes = classes;
-    const colour = context.text || name ? null : colourOf(el);
+    const drawn = SHAPES.has(el.localName);
+    const colour = (context.text || name) && !drawn ? null : colourOf(el);
     if (colour) item.colour = colour;
     item.box = [rect.x, rect.y, rect.width, rect.height].map((v) => Math.round(v * 10) / 10);
     return item;
@@ -416,7 +417,7 @@
       .slice(0, MAX_CLASSES).map((word) => word.slice(0, MAX_CLASS_CHARS)) : [];
   }
 
-  // The colour of what shows nothing else: a swatch, or a shape of a drawing.
+  // The colour of what shows nothing else: a swatch, or what is drawn, texts too.
   function colourOf(el) {
     if (SHAPES.has(el.localName)) return getComputedStyle(el).fill;
     if (el.childElementCount) return null;
@@ -515,7 +516,8 @@
     if (el === document.body) return Boolean(text);
     if (SHAPES.has(el.localName)) return (shapes += 1) <= MAX_SHAPES;
     if (el instanceof SVGElement && el.localName !== "svg") return false;
-    if (role === "generic" && !text && !clickable(el) && !isIcon(el) && !repeats(el)) return false;
+    if (role === "generic" && !text && el.localName !== "a" && !clickable(el) && !isIcon(el)
+        && !repeats(el)) return false;
     return !NEEDS_NAME.has(role) || Boolean(text || ariaName(el));
   }
 

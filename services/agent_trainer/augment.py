@@ -14,7 +14,7 @@ from dataclasses import replace
 from random import Random
 
 from services.agent_trainer.demonstrations import Demonstration, State
-from shared.encoding import FIELD_ROLES, HistoryStep, Tree, normalise
+from shared.encoding import FIELD_ROLES, HistoryStep, Tree, at_words, normalise
 from shared.schemas import Snapshot, SnapshotElement, Text
 
 __all__ = ["vary"]
@@ -24,14 +24,25 @@ _RESEMBLE_SHARE = 0.6  # of the screens whose target is in a list
 _SCRAMBLE_SHARE = 0.8  # of the texts in lists that are data
 
 
-def vary(demonstration: Demonstration, constants: Mapping[str, str], rng: Random) -> Demonstration:
-    """Return the same demonstration with another record and other data around it."""
+def vary(
+    demonstration: Demonstration,
+    constants: Mapping[str, str],
+    rng: Random,
+    *,
+    keeps_numbers: bool = False,
+    told: str = "",
+) -> Demonstration:
+    """Return the same demonstration with another record and other data around it.
+
+    With `keeps_numbers` numbers in lists stay: a day of a calendar is no data to be replaced.
+    `told` is the instruction: what stands in it is not replaced but as a value.
+    """
     fresh = {
         normalise(value): _alike(value, rng)
         for name, value in demonstration.values.items()
         if name not in constants and value.strip()
     }
-    text = _Rewriter(fresh, constants.values(), rng)
+    text = _Rewriter(fresh, constants.values(), rng, keeps_numbers, normalise(told))
     values = {
         name: value if name in constants else text.rewrite(value)
         for name, value in demonstration.values.items()
@@ -67,8 +78,15 @@ def _alike(text: str, rng: Random) -> str:
 class _Rewriter:
     """Replaces texts, each always by the same one."""
 
-    def __init__(self, fresh: Mapping[str, str], fixed: Iterable[str], rng: Random) -> None:
-        self._fresh = fresh
+    def __init__(
+        self,
+        fresh: Mapping[str, str],
+        fixed: Iterable[str],
+        rng: Random,
+        keeps_numbers: bool,
+        told: str,
+    ) -> None:
+        self._fresh, self._keeps_numbers, self._told = fresh, keeps_numbers, told
         self._fixed = {normalise(value) for value in fixed}
         self._rng = rng
         self._seen: dict[str, str] = {}
@@ -90,6 +108,10 @@ class _Rewriter:
         rewritten = self.rewrite(text)
         if rewritten != text or normalise(text) in self._fixed:
             return rewritten
+        if self._keeps_numbers and text.strip().isdigit():
+            return text
+        if self._told and at_words(normalise(text), self._told):
+            return text  # it stands in the instruction, beside the values
         if text not in self._scrambled:
             change = self._rng.random() < _SCRAMBLE_SHARE
             self._scrambled[text] = _alike(text, self._rng) if change else text

@@ -15,6 +15,7 @@ from services.agent_trainer.demonstrations import Chore, Demonstration, State
 from shared.encoding import Encoded, HistoryStep, encode
 from shared.encoding_goal import Page, encode_goal, step_on
 from shared.errors import TrainingError
+from shared.goal import find_goal
 
 __all__ = ["STEPS", "Dataset", "build", "decisions", "split", "variants"]
 
@@ -96,12 +97,22 @@ def _encoded(demonstration: Demonstration, chore: Chore) -> Iterator[tuple[State
             history.append(step_on(page, state.target, state.action.op, state.action.slot))
 
 
-def build(demonstrations: Iterable[Demonstration], chore: Chore, max_rows: int) -> Dataset:
-    """Encode demonstrations, at most as many decisions as fit into `max_rows` element rows."""
+def build(
+    demonstrations: Iterable[Demonstration],
+    chore: Chore,
+    max_rows: int,
+    max_candidates: int | None = None,
+) -> Dataset:
+    """Encode demonstrations, at most as many decisions as fit into `max_rows` element rows.
+
+    With `max_candidates` a decision among more keeps a random sample of so many, the right one in
+    it: a long screen's other elements are alike, and more variants teach more.
+    """
+    rng = np.random.default_rng(0)
     kept: list[_Decision] = []
     num_rows = 0
     for demonstration in demonstrations:
-        new = decisions(demonstration, chore)
+        new = [_thinned(d, max_candidates, rng) for d in decisions(demonstration, chore)]
         num_rows += sum(len(d.x_NF) for d in new)
         if kept and num_rows > max_rows:
             break
@@ -120,6 +131,18 @@ def build(demonstrations: Iterable[Demonstration], chore: Chore, max_rows: int) 
     )
 
 
+def _thinned(decision: _Decision, size: int | None, rng: np.random.Generator) -> _Decision:
+    num = len(decision.x_NF)
+    if size is None or num <= size:
+        return decision
+    kept = rng.permutation(num)[:size]
+    if decision.row >= 0 and decision.row not in kept:
+        kept[0] = decision.row
+    kept.sort()
+    row = int(np.searchsorted(kept, decision.row)) if decision.row >= 0 else -1
+    return _Decision(decision.x_NF[kept], decision.g_G, row, decision.action)
+
+
 def variants(
     demonstrations: Sequence[Demonstration], chore: Chore, number: int, seed: int
 ) -> Iterable[Demonstration]:
@@ -128,7 +151,18 @@ def variants(
     rng = Random(seed)  # noqa: S311  data, not secrets
     for _ in range(number):
         for demonstration in demonstrations:
-            yield vary(demonstration, chore.unvaried(demonstration), rng)
+            yield _varied(demonstration, chore, rng)
+
+
+def _varied(demonstration: Demonstration, chore: Chore, rng: Random) -> Demonstration:
+    unvaried = chore.unvaried(demonstration)
+    if chore.reading is None or chore.reading.goal is None:
+        return vary(demonstration, unvaried, rng)
+    goal = find_goal(demonstration.states[0].snapshot, chore.reading.goal)
+    told = (goal.text.clear or "") if goal is not None and goal.text is not None else ""
+    # Where the instruction has numbers, those on the screen answer to them.
+    numbers = any(c.isdigit() for c in told)
+    return vary(demonstration, unvaried, rng, keeps_numbers=numbers, told=told)
 
 
 def split(

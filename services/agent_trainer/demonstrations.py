@@ -81,7 +81,7 @@ class Chore:
     actions: tuple[ActionEntry, ...]
     start_url: str
     left_out: tuple[str, ...]  # why a trace was not used
-    reading: Reading | None = None  # encoding 2
+    reading: Reading | None = None  # encoding 3
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Traces of a chore that a sentence on the screen tells -> demonstrations for encoding 2.
+"""Traces of a chore that a sentence on the screen tells -> demonstrations for encoding 3.
 
 Finds the sentence: an element that stands on the first screen of nearly all traces, is no control,
 and changes from trace to trace or names what was acted on. Its words that most traces share are
@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from services.agent_trainer.demonstrations import NO_RESULT, Chore, Demonstration, State
 from shared.encoding import FIELD_ROLES, MAX_SLOTS, normalise
+from shared.encoding_figures import SHAPE_TAGS
 from shared.encoding_goal import Page, is_control
 from shared.errors import TrainingError, WatError
 from shared.goal import GoalSource, Reading, goal_key, goal_slots
 from shared.manifest import KEYS, MAX_ACTIONS, ActionEntry, Op
-from shared.schemas import Action, Routine, Snapshot, SnapshotElement, Trace, UiEvent
+from shared.schemas import Action, Box, Routine, Snapshot, SnapshotElement, Trace, UiEvent
 from shared.screen import Sighting
 
 __all__ = ["read_instructed"]
@@ -27,7 +28,7 @@ _TEMPLATE_SHARE = 0.6  # of the sentences that have a word of the vocabulary
 _KNOWN_SHARE, _KNOWN_FROM = 0.12, 3  # a word of so many, and of this many, is no name either
 _CONTROLS_SHARE = 0.98  # of the steps on controls, from which on nothing else is a candidate
 _MIN_WORDS = 2
-_MAX_CONSTANTS = 8
+_MAX_CONSTANTS = 12
 _Kind = tuple[str, str, str | None]
 _TOGGLES = frozenset(("checkbox", "switch"))
 
@@ -199,6 +200,8 @@ def _read_steps(
         value = None
         if op in ("type_text", "select_option"):
             value = _entered(event, snapshot)
+            if value is None and op == "select_option" and event.value is None:
+                value = _only_span(events[0][1], source)
             if value is None:
                 raise TrainingError("a value that was entered is kept as a hash only")
         step = _Step(snapshot, target, op, page.keys[target], value, event.keys)
@@ -222,6 +225,15 @@ def _entered(event: UiEvent, snapshot: Snapshot) -> str | None:
     return text[shown.start : shown.end] if text else None
 
 
+def _only_span(first: Snapshot, source: GoalSource | None) -> str | None:
+    """Return the one value that the instruction names, if it is one.
+
+    Browsers do not always tell which option of a native list was chosen.
+    """
+    spans = {n: v for n, v in goal_slots(first, source).items() if n.startswith("goal_")}
+    return next(iter(spans.values())) if len(spans) == 1 else None
+
+
 def _repeats(last: _Step, step: _Step, pages: dict[int, Page]) -> bool:
     """Tell whether it does again what has changed nothing."""
     if (last.identity, last.op, last.value, last.key) != (
@@ -243,13 +255,35 @@ def _target(page: Page, index: int | None) -> int | None:
     while at not in seen:
         seen.add(at)
         if at in candidates:
-            return at
+            return _text_in(page, at)
         parent = page.elements[at].parent
         if parent is None or parent not in page.elements:
             break
         at = parent
     inside = [c for c in candidates if page.elements[c].parent == index]
     return min(inside) if len(inside) == 1 else None
+
+
+def _text_in(page: Page, index: int) -> int:
+    """Return the text that is drawn in the middle of a shape without one, else the shape.
+
+    A text says which of several shapes is meant, and pages take a click on either.
+    """
+    shape = page.elements[index]
+    if shape.tag not in SHAPE_TAGS or page.texts.get(index) or shape.box is None:
+        return index
+    x, y = _middle(shape.box)
+    near = [
+        (abs(_middle(e.box)[0] - x) + abs(_middle(e.box)[1] - y), e.index)
+        for e in page.shown
+        if e.tag in ("text", "tspan") and page.texts[e.index] and e.box is not None
+    ]
+    distance, text = min(near, default=(0.0, index))
+    return text if distance <= max(shape.box.width_px, shape.box.height_px) / 4 else index
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return box.x_px + box.width_px / 2, box.y_px + box.height_px / 2
 
 
 def _operation(event: UiEvent) -> Op | None:
@@ -260,6 +294,8 @@ def _operation(event: UiEvent) -> Op | None:
             return "type_text"
         case Action.SELECT:
             return "select_option"
+        case Action.HOVER:
+            return "hover"
         case Action.KEY if event.keys in KEYS and event.keys != "Tab":
             return "press_key"
     return None
@@ -293,10 +329,14 @@ def _chore(
     needs_result: bool,
 ) -> Chore:
     constants: dict[str, str] = {}
-    unknown = Counter(
-        s.value for trace, own in read for s in own
-        if s.value is not None and _slot(s.value, goal_slots(own[0].snapshot, reading.goal)) is None
-    )  # fmt: skip
+    entered = [
+        (s.value, goal_slots(own[0].snapshot, reading.goal))
+        for _, own in read
+        for s in own
+        if s.value is not None
+    ]
+    explains = Counter(n for value, slots in entered for n in _equal(value, slots))
+    unknown = Counter(v for v, slots in entered if _slot(v, slots, explains) is None)
     for value, _ in unknown.most_common(_MAX_CONSTANTS):
         constants[f"constant_{len(constants) + 1}"] = value
     demonstrations = []
@@ -304,7 +344,7 @@ def _chore(
         values = {**goal_slots(own[0].snapshot, reading.goal), **constants}
         states = []
         for step in own:
-            slot = _slot(step.value, values) if step.value is not None else None
+            slot = _slot(step.value, values, explains) if step.value is not None else None
             if step.value is not None and slot is None:
                 break
             action = ActionEntry(op=step.op, slot=slot, key=step.key)
@@ -355,13 +395,21 @@ def _with_actions(
     )
 
 
-def _slot(value: str, values: Mapping[str, str]) -> str | None:
-    """Return the slot that was entered: one that is equal, else one that was entered in part."""
+def _equal(value: str, values: Mapping[str, str]) -> list[str]:
     wanted = normalise(value)
-    ranked = sorted(values, key=lambda name: not name.startswith("time_"))
-    for name in ranked:
-        if normalise(values[name]) == wanted:
-            return name
+    return [name for name, given in values.items() if normalise(given) == wanted]
+
+
+def _slot(value: str, values: Mapping[str, str], explains: Mapping[str, int]) -> str | None:
+    """Return the slot that was entered: one that is equal, else one that was entered in part.
+
+    Of several the one that explains most of all values: sentences of one kind differ in order.
+    """
+    wanted = normalise(value)
+    ranked = sorted(values, key=lambda n: (not n.startswith("time_"), -explains.get(n, 0)))
+    equal = _equal(value, {name: values[name] for name in ranked})
+    if equal:
+        return equal[0]
     for name in ranked:
         given = normalise(values[name])
         told = name.startswith("goal_") and bool(given) and wanted.isalpha()

@@ -22,6 +22,9 @@ class TrainOptions(Frozen):
     num_variants: Annotated[int, Field(ge=1, le=200)] = 12  # synthetic ones per demonstration
     num_epochs: Annotated[int, Field(ge=1, le=500)] = 40
     min_epochs: Annotated[int, Field(ge=1, le=500)] = 8  # people's own choices cannot be predicted
+    min_steps: Annotated[int, Field(ge=1, le=100_000)] = (
+        300  # gradient steps; few data, more epochs
+    )
     patience: Annotated[int, Field(ge=1, le=100)] = 6  # epochs without better held-out decisions
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.02
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -34,6 +37,7 @@ class TrainOptions(Frozen):
     min_margin: Annotated[float, Field(ge=0)] = 0.5  # logits; floor of the abstaining threshold
     max_margin: Annotated[float, Field(ge=0)] = 1e6  # logits; cap of it: 0 never abstains
     needs_result: bool = True  # a screen after the last step, which success is read back from
+    max_candidates: Annotated[int, Field(ge=8)] = 48  # of a decision; on long screens a sample
     max_rows: Annotated[int, Field(ge=1000)] = 60_000  # element rows kept for training
 
     @property

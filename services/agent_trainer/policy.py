@@ -5,7 +5,9 @@ batch as ragged rows. Axes: M element rows of all decisions, B decisions, F, G f
 H element state, C context state, A actions.
 """
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from shared.manifest import Network
@@ -37,11 +39,29 @@ class Policy(nn.Module):
         self.finish.weight.zero_()
         self.finish.bias.fill_(-100.0)
 
+    @torch.no_grad()
+    def ignore(self, seen_F: ArrayLike, seen_G: ArrayLike) -> None:
+        """Start inputs that no demonstration has at weight 0: a live page may have them.
+
+        They get no gradient, and what they were drawn as at random would speak there.
+        """
+        seen_G = np.asarray(seen_G, np.float32)
+        seen_I = np.concatenate([np.asarray(seen_F, np.float32), seen_G])
+        for layers, seen in ((self.element, seen_I), (self.context, seen_G)):
+            weight = layers[0].weight
+            assert isinstance(weight, Tensor)
+            weight[:, weight.shape[1] - len(seen) :] *= torch.from_numpy(seen)
+
     def forward(self, x_MF: Tensor, g_BG: Tensor, owner_M: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (M, A) and finish logits (B); `owner_M` is each row's decision."""
         num = g_BG.shape[0]
-        h = torch.cat([x_MF, g_BG[owner_M]], 1)
-        for layer in self.element:
+        first, *further = self.element
+        assert isinstance(first, nn.Linear)
+        # The context's part once for each decision, not once for each of its elements.
+        num_features = x_MF.shape[1]
+        from_g_BH = g_BG @ first.weight[:, num_features:].T + first.bias
+        h = torch.relu(x_MF @ first.weight[:, :num_features].T + from_g_BH[owner_M])
+        for layer in further:
             h = torch.relu(layer(h))
         counts = torch.bincount(owner_M, minlength=num).clamp(min=1)[:, None]
         total = h.new_zeros(num, h.shape[1]).index_add(0, owner_M, h)

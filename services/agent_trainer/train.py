@@ -108,7 +108,10 @@ def train(order: Order) -> None:
     chore = _read(order)
     learn, held = split(chore.demonstrations, options.seed)
     learn_data = build(
-        variants(learn, chore, options.num_variants, options.seed), chore, options.max_rows
+        variants(learn, chore, options.num_variants, options.seed),
+        chore,
+        options.max_rows,
+        options.max_candidates,
     )
     held_data = build(
         variants(held, chore, _NUM_HELD_VARIANTS, options.seed + 1), chore, options.max_rows // 4
@@ -290,9 +293,12 @@ def fit(
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     policy = Policy(network)
+    policy.ignore(np.any(data.x_MF, axis=0), np.any(data.g_EG, axis=0))
     optimiser = Adam(policy.parameters(), options)
     best, best_rank, best_epoch = policy.state_dict(), (0.0, -float("inf")), 0
-    num_epochs, is_trial = num_epochs or options.num_epochs, held is not None
+    least = math.ceil(options.min_steps * options.batch_size / max(1, data.num_decisions))
+    least, is_trial = max(options.min_epochs, least), held is not None
+    num_epochs = num_epochs or max(options.num_epochs, least)
     fitted = Fitted(policy, 0, [], [], [])
     for epoch in range(1, num_epochs + 1):
         policy.train()
@@ -326,11 +332,11 @@ def fit(
             best = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
         if accuracy == 1 and loss_held < _GOOD_ENOUGH:
             break
-        if epoch >= max(options.min_epochs, best_epoch + options.patience):
+        if epoch >= max(least, best_epoch + options.patience):
             break
     if is_trial:
         policy.load_state_dict(best)
-        fitted.num_epochs = max(best_epoch, options.min_epochs)
+        fitted.num_epochs = max(best_epoch, least)
     return fitted
 
 

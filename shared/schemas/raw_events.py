@@ -48,6 +48,7 @@ class Action(StrEnum):
     PASTE = "paste"
     CUT = "cut"
     SCROLL = "scroll"
+    HOVER = "hover"  # the pointer rested, and something opened
     FOCUS = "focus"
     NAVIGATE = "navigate"
     OPEN = "open"

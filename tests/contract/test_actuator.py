@@ -204,6 +204,14 @@ async def test_keys_and_double_clicks_arrive(browser):
     assert ["dblclick", True] in await page_of(browser).evaluate("window.seen")
 
 
+async def test_what_opens_under_the_pointer_is_there_afterwards(browser):
+    await page_of(browser).evaluate(
+        "save.onmouseenter = () => setTimeout(() => { save.textContent = 'Opened' }, 300)"
+    )
+    await on(browser, "button", "Save", "hover")
+    assert index_of(await browser.observe(), "button", "Opened") is not None
+
+
 async def test_a_check_box_drawn_by_its_label_is_ticked(browser):
     await on(browser, "checkbox", "Gift")
     assert await page_of(browser).evaluate("c2.checked")

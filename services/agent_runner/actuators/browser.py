@@ -29,6 +29,7 @@ __all__ = ["BrowserActuator", "in_words", "origin_of", "snapshot_of"]
 
 _QUIET_MS = 100  # a page that has not changed for this long stands still
 _POLL_S = 0.02
+_HOVER_S = 0.7  # menus that open under the pointer wait 0.3 s, then slide for as long
 _LOADING = ("document", "xhr", "fetch", "script", "stylesheet")  # answers that change a page
 _MAX_KEYED_CHARS = 256  # longer or multi-line texts are put in at once, as an input method does
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -347,6 +348,9 @@ class BrowserActuator:
             case "click" | "double_click":
                 await self._click(item, element, count=1 if op == "click" else 2)
                 return f"{op.replace('_', '-')} on {in_words(item)}"
+            case "hover":
+                await self._hover(element)
+                return f"pointed at {in_words(item)}"
             case "press_key":
                 assert key is not None
                 await self.ask("focus", element)
@@ -366,6 +370,18 @@ class BrowserActuator:
         point = await self._hovered(element)
         self._begin()
         await self._page.mouse.click(point["x"], point["y"], click_count=count)
+
+    async def _hover(self, element: int) -> None:
+        """Rest the pointer on an element until something changes: menus open after a while."""
+        point = await self.ask("locate", element)
+        self._begin()
+        began_s = time.monotonic()
+        await self._page.mouse.move(point["x"], point["y"])
+        while time.monotonic() - began_s < _HOVER_S:
+            await asyncio.sleep(_POLL_S)
+            quiet = await self._tab.call("quiet")
+            if quiet["idle_ms"] < (time.monotonic() - began_s) * 1000 - _POLL_S * 1000:
+                return
 
     async def check_secret(self, field: Reading, item: PageElement, text: str) -> None:
         """Refuse to fill a secret field with what the page does not show itself: StepRefused."""

@@ -68,6 +68,9 @@ class DryRunActuator:
                 return await self._select(item, element, text)
             case "click" | "double_click":
                 return await self._click(op, item, element)
+            case "hover":
+                await self._browser.ask("locate", element)
+                return Performed(f"would point at {in_words(item)}")
             case "press_key":
                 return _ended(f"press {key} in {in_words(item)}")
 

@@ -13,6 +13,7 @@ _VERBS = {
     Action.SELECT: "Choose", Action.PASTE: "Paste", Action.COPY: "Copy", Action.CUT: "Cut",
     Action.KEY: "Press", Action.HOT_KEY: "Press", Action.NAVIGATE: "Go to", Action.OPEN: "Open",
     Action.CLOSE: "Close", Action.FILE: "Save", Action.FOCUS: "Go to", Action.SCROLL: "Scroll",
+    Action.HOVER: "Point at",
 }  # fmt: skip
 _ENTERING = frozenset({Action.EDIT, Action.SELECT, Action.PASTE})
 _MAX_CHARS = 80

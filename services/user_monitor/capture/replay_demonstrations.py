@@ -10,8 +10,9 @@ the field's final value; a click on a label is one on its control. The instructi
 but in no recorded tree: it becomes an element of each snapshot, as the live page has it.
 
 Not covered: which option of a native list was chosen where the browser recorded no event for it;
-then the only option that the instruction names is taken. Scrolling is left out: an agent brings
-into view what it acts on.
+then the options that the instruction names are taken. Where the pointer rested is in no recording
+either: what was hidden before the first press is taken to have been opened by it. Scrolling is left
+out: an agent brings into view what it acts on.
 """
 
 import json
@@ -296,10 +297,35 @@ class _Demonstration:
             return
         ref = target.ref
         node = self._by_ref(at, ref) or target
+        yield from self._hovers(at, node, start_ms)
         value = None
         if node.role in _TOGGLES:
             value = str(not node.untrusted.get("value")).lower()
         yield self._capture(Action.CLICK, at, node, start_ms, value=value)
+
+    def _hovers(self, at: int, node: _Node, start_ms: int) -> Iterator[RawCapture]:
+        """Yield where the pointer rested before the first press, if that opened what was pressed.
+
+        What is pressed first and was not there before can only have been opened by the pointer. A
+        menu inside another of its kind was opened after it, with the outer one there already.
+        """
+        pressed = (s["action"]["type"] for s in self._states[:at] if s["action"])
+        if at == 0 or any(kind in ("mousedown", "keydown") for kind in pressed):
+            return
+        before = {(n.ref, n.tag) for n in self._roots[at - 1].walk()}
+        around: list[_Node] = []
+        inside: _Node | None = node.parent
+        while inside is not None:
+            around.insert(0, inside)
+            inside = inside.parent
+        new = [n for n in around if (n.ref, n.tag) not in before]
+        for opened in [n for n in new if n.tag == new[0].tag and n.role == "list"]:
+            holder = opened.parent
+            if holder is None:
+                continue
+            shown = [c for c in holder.children if c is not opened and _all_text(c)]
+            rested = next((c for c in shown if c.tag != "t"), holder)
+            yield self._capture(Action.HOVER, at, rested, start_ms, without=opened)
 
     def _edit(self, edited: tuple[int, int], until: int, start_ms: int) -> Iterator[RawCapture]:
         first, ref = edited
@@ -323,10 +349,16 @@ class _Demonstration:
             for at in range(first, until + 1)
             if (t := self._target(at)) is not None and t.tag == "option"
         ]
-        named = [o for o in options if _names(self._utterance, o)] if not pressed else pressed[-1:]
+        named = [o for o in options if _names(self._utterance, o)]
+        if before is not None and before.role == "listbox":
+            # Of several presses the misses cannot be told from what was chosen but by the words.
+            chosen = [o for o in named if o in pressed] or named or pressed[-1:]
+        else:
+            chosen = pressed[-1:] or named
+            chosen = chosen if len(chosen) == 1 else []
         if before is not None:  # that something was chosen is known even where what is not
-            chosen = named[0] if len(named) == 1 else None
-            yield self._capture(Action.SELECT, first, before, start_ms, value=chosen)
+            for value in chosen or (None,):
+                yield self._capture(Action.SELECT, first, before, start_ms, value=value)
 
     def _capture(
         self,
@@ -337,8 +369,9 @@ class _Demonstration:
         *,
         value: str | None = None,
         keys: str | None = None,
+        without: _Node | None = None,
     ) -> RawCapture:
-        elements = self._elements(at)
+        elements = self._elements(at, without)
         own = self._by_ref(at, node.ref) or node
         index = _acted_on(own)
         element = elements[index] if index is not None else None
@@ -355,8 +388,8 @@ class _Demonstration:
             snapshot=RawSnapshot(tuple(elements)),
         )
 
-    def _elements(self, at: int) -> list[RawElement]:
-        """Return the elements of one state, the instruction first."""
+    def _elements(self, at: int, without: _Node | None = None) -> list[RawElement]:
+        """Return the elements of one state, the instruction first, `without` left out."""
         for earlier in range(self._num_seen, at):
             for node in self._roots[earlier].walk():
                 colour = _colour_of(node)
@@ -373,17 +406,21 @@ class _Demonstration:
                 box=Box(x_px=0, y_px=0, width_px=160, height_px=50),
             )
         ]
-        self._visit(self._roots[at], None, elements)
+        self._visit(self._roots[at], None, elements, without)
         return elements
 
-    def _visit(self, node: _Node, parent: int | None, elements: list[RawElement]) -> None:
+    def _visit(
+        self, node: _Node, parent: int | None, elements: list[RawElement], without: _Node | None
+    ) -> None:
+        if node is without:
+            return
         inside = parent
         if _wanted(node):
             inside = node.index = len(elements)
             elements.append(self._element(node, parent, inside))
         if node.tag not in ("select", "textarea"):
             for child in node.children:
-                self._visit(child, inside, elements)
+                self._visit(child, inside, elements, without)
 
     def _element(self, node: _Node, parent: int | None, index: int) -> RawElement:
         untrusted, field_like = node.untrusted, node.role in _FIELDS or node.role in _TOGGLES

@@ -130,7 +130,7 @@ def test_what_only_looks_like_something_is_a_candidate_where_it_was_used():
 
 
 def test_a_value_that_is_told_nowhere_leaves_its_trace_out():
-    odd = [sending(f"w{i}q") for i in range(12)]
+    odd = [sending(f"w{i}q") for i in range(16)]
     odd = [(f"Write to x and press Send{i}", *rest) for i, (_, *rest) in enumerate(odd)]
     chore = read(*map(sending, NAMES), *odd)
     assert chore.left_out

@@ -58,7 +58,9 @@ def test_torch_and_the_module_agree_on_ragged_batches():
 
 
 def test_a_rule_is_learnt_and_the_best_epoch_kept():
-    options = TrainOptions(num_epochs=16, learning_rate=3e-2, batch_size=16, patience=60)
+    options = TrainOptions(
+        num_epochs=16, learning_rate=3e-2, batch_size=16, patience=60, min_steps=1
+    )
     fitted = fit(NETWORK, toy(200), toy(50, seed=1), options, hashed=HASHED)
     assert judge(decide_all(fitted.policy, toy(50, seed=2)), toy(50, seed=2)).accuracy >= 0.95
     ranks = list(zip(fitted.held_out_accuracies, np.negative(fitted.held_out_losses), strict=True))
@@ -89,3 +91,14 @@ def test_the_threshold_lies_above_every_wrong_decision_and_the_floor():
     assert calibrate(Judged(np.ones(2, bool), np.full(2, 0.1, np.float32)), 0.5) == 0.5
     wrong, abstained = Judged(right, margins).shares(4.5)
     assert (wrong, abstained) == (0.0, 0.5)
+
+
+def test_what_no_demonstration_has_says_nothing():
+    data = toy()
+    data.x_MF[:, 0] = 0
+    data.g_EG[:, 1] = 0
+    policy = fit(NETWORK, data, None, TrainOptions(num_epochs=2), hashed=HASHED).policy
+    weight = policy.element[0].weight
+    assert not weight[:, 0].any()
+    assert not weight[:, NETWORK.num_features + 1].any()
+    assert weight[:, 1].any()

@@ -91,3 +91,49 @@ def test_parents_that_loop_do_no_harm():
                   element(2, "div", "b", parent=1, classes=("x",))),
     )  # fmt: skip
     assert set(read(looped).elements) == {1, 2}
+
+
+def test_icons_without_a_parent_are_told_apart_by_their_place():
+    icons = [element(i, "span", classes=("dot",)) for i in (1, 2, 3)]
+    snapshot = Snapshot(application="app", level=Level.VALUES, elements=tuple(icons))
+    known = Page(snapshot, None)
+    assert len(set(known.keys.values())) == 3
+    changed = icons[0].model_copy(update={"classes": ("dot", "chosen")})
+    again = Page(snapshot.model_copy(update={"elements": (changed, *icons[1:])}), None)
+    assert again.keys == known.keys
+
+
+def answer(text):
+    return Snapshot(
+        application="app", level=Level.VALUES,
+        elements=(element(0, "p", "Press ok", element_id="task"),
+                  element(1, "div", text), element(2, "button", "ok", role="button")),
+    )  # fmt: skip
+
+
+def test_what_was_answered_before_bounds_a_number_still():
+    first, then = answer("It is higher than 3"), answer("It is lower than 8")
+    step = step_on(Page(first, SOURCE), 2, "click", None)
+    alone, both = read(then).g, read(then, [step]).g
+    assert sum(a != b for a, b in zip(alone, both, strict=True)) > 1
+    again = read(answer("It is higher than 3"), [step_on(Page(then, SOURCE), 2, "click", None)])
+    bounds = slice(NUM_GOAL_CONTEXT - 24, NUM_GOAL_CONTEXT)
+    assert both[bounds] == again.g[bounds]
+    assert sum(both[bounds]) == 2
+
+
+def test_a_colour_in_the_instruction_is_told():
+    def box(index, colour):
+        return element(index, "div", colour=colour, classes=("color",))
+
+    def shown(colour):
+        asked = element(1, "div", parent=0, colour=colour)
+        task = element(0, "p", "Press the box", element_id="task")
+        return Snapshot(
+            application="app", level=Level.VALUES,
+            elements=(task, asked, box(2, "rgb(255, 0, 0)"), box(3, "rgb(0, 0, 255)")),
+        )  # fmt: skip
+
+    red, blue = rows(read(shown("rgb(255, 0, 0)"))), rows(read(shown("rgb(0, 0, 255)")))
+    assert red[2] != blue[2]
+    assert red[3] != blue[3]

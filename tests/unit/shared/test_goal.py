@@ -58,7 +58,7 @@ def test_the_instruction_is_found_where_it_stands():
         elements=(element(0, "Enter no", "other"), element(1, "Enter bo", "task")),
     )  # fmt: skip
     source = GoalSource(role="generic", tag="div", element_id="task", vocabulary=("enter",))
-    assert goal_slots(page, source) == {"goal_1": "bo"}
+    assert goal_slots(page, source) == {"goal_1": "bo", "after_enter": "bo"}
     assert goal_slots(page, None) == {}
 
 
@@ -66,3 +66,33 @@ def test_the_instruction_is_found_where_it_stands():
 def test_any_text_can_be_read(text, words):
     goal = read_goal(text, tuple(words))
     assert len(goal.spans) == len(goal.before) <= MAX_SPANS
+
+
+def test_a_name_and_a_plain_word_are_two_spans():
+    goal = read_goal("Forward Susanne the mail that Ana Lee sent", ("the", "mail", "sent"))
+    assert goal.spans == ("Forward", "Susanne", "that", "Ana Lee")
+
+
+def test_a_path_of_menus_is_read_without_its_signs():
+    assert read_goal("Select Ana>Bo>Cy", ("select",)).spans == ("Ana", "Bo", "Cy")
+
+
+def test_a_span_is_also_known_by_the_word_before_it():
+    words = ("send", "the", "mail", "to", "by")
+    for sentence in ("Send the mail by Ana to Bo", "Send to Bo the mail by Ana"):
+        slots = read_goal(sentence, words).slots()
+        assert (slots["after_to"], slots["after_by"]) == ("Bo", "Ana")
+
+
+def test_an_instruction_that_was_renamed_is_known_by_its_words():
+    def shown(index, text):
+        return SnapshotElement(index=index, role="generic", tag="p", text=Text(clear=text))
+
+    words = ("enter", "the", "name", "and", "press", "send")
+    source = GoalSource(role="generic", tag="div", element_id="task", vocabulary=words)
+    page = Snapshot(
+        application="app", level=Level.VALUES,
+        elements=(shown(0, "Send the news"), shown(1, 'Enter the name "bo" and press Send')),
+    )  # fmt: skip
+    assert goal_slots(page, source)["goal_1"] == "bo"
+    assert goal_slots(page.model_copy(update={"elements": (page.elements[0],)}), source) == {}

@@ -136,3 +136,54 @@ def test_a_choice_of_which_nothing_was_recorded_is_one_without_a_value():
     closed = page(dom("SELECT", 4, recordingTarget=True), dom("BUTTON", 7, text="Send"))
     found = captures(state(closed), state(closed, "mousedown"))
     assert [(c.action, c.untrusted_value) for c in found] == [(Action.SELECT, None)]
+
+
+def menu(opened=(), target=None):
+    """A list with a list in it, each shown from its own number on."""
+
+    def entry(ref, name, *children):
+        wrapper = dom("DIV", ref + 1, dom("t", -ref, text=name), recordingTarget=ref == target)
+        return dom("LI", ref, wrapper, *children)
+
+    deepest = [dom("UL", 30, entry(32, "cy"))] if 30 in opened else []
+    inner = [dom("UL", 20, entry(22, "bo", *deepest))] if 20 in opened else []
+    return page(dom("UL", 10, entry(12, "al", *inner)))
+
+
+def test_what_opened_before_the_first_press_was_pointed_at():
+    found = captures(
+        state(menu()),
+        state(menu((20, 30), 32), "mousedown", 5),
+        state(menu((20, 30), 32), "click", 6),
+    )
+    assert [c.action for c in found] == [Action.HOVER, Action.HOVER, Action.CLICK]
+    names = [
+        {e.untrusted_text for e in c.snapshot.elements if e.untrusted_tag == "div"} for c in found
+    ]
+    assert [len(n & {"al", "bo", "cy"}) for n in names] == [1, 2, 3]
+
+
+def test_what_a_click_opened_was_not_pointed_at():
+    found = captures(
+        state(menu()), state(menu((), 12), "mousedown", 1), state(menu((), 12), "click", 2),
+        state(menu((20,), 22), "mousedown", 5), state(menu((20,), 22), "click", 6),
+    )  # fmt: skip
+    assert [c.action for c in found] == [Action.CLICK, Action.CLICK]
+
+
+def test_several_options_of_a_list_are_several_choices():
+    options = [
+        dom("OPTION", 5, text="al"),
+        dom("OPTION", 6, text="bo"),
+        dom("OPTION", 8, text="cy"),
+    ]
+    shown = page(
+        dom("SELECT", 4, *options, height=60, recordingTarget=True), dom("BUTTON", 7, text="Send")
+    )
+    send = page(dom("SELECT", 4, *options, height=60),
+                dom("BUTTON", 7, text="Send", recordingTarget=True))  # fmt: skip
+    found = captures(
+        state(shown), state(shown, "mousedown", 1), state(shown, "click", 2),
+        state(send, "mousedown", 3), state(send, "click", 4), utterance="Choose al, cy and send",
+    )  # fmt: skip
+    assert [c.untrusted_value for c in found if c.action is Action.SELECT] == ["al", "cy"]
