@@ -33,10 +33,12 @@ from services.agent_trainer.child import run_child
 from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.order import Order
 from shared.errors import TrainingError
+from shared.schemas import Routine
 from tests.bench.agents_data import MAX_DEMONSTRATIONS, Recordings, read_recordings, write_routine
 from tests.bench.agents_drift import change_of, drift, unpaid
 from tests.bench.agents_latency import decision_us
 from tests.bench.agents_play import Change, Episode, Pages, Player
+from tests.bench.agents_stream import TASKS_TOGETHER, found_in
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "var" / "bench" / "agents"
@@ -50,6 +52,7 @@ _PLAYED_BY = (
     "tests/bench/agents_play.py",
 )
 _DRIFTED_BY = (*_PLAYED_BY, "tests/bench/agents_drift.*")
+_FOUND_BY = ("services/task_learner/**/*.py", "tests/bench/agents_stream.py")
 _OPTIONS = {"min_accuracy": 0.0, "min_margin": 0.0, "max_margin": 0.0, "needs_result": False}
 
 
@@ -69,17 +72,16 @@ class Model:
     figures: dict[str, Any]
 
 
-async def train(recordings: Recordings, seed: int) -> Model:
-    """Train in the product's child process. Raises TrainingError."""
+async def train(routine: Routine, artifacts: Path, digest: str, seed: int) -> Model:
+    """Train on a routine in the product's child process. Raises TrainingError."""
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="wat-agents-") as name:
         folder = Path(name)
-        routine = write_routine(recordings, folder / "artifacts")
         order = Order(
             routine=routine,
             options=TrainOptions(seed=seed, **_OPTIONS),
-            data_digest=recordings.digest,
-            artifacts=folder / "artifacts",
+            data_digest=digest,
+            artifacts=artifacts,
             folder=folder,
             cpu_limit_s=600,
             memory_limit_bytes=4 << 30,
@@ -111,22 +113,68 @@ async def trained(name: str, recordings: Recordings, seed: int) -> Model:
         f"{source_digest(_TRAINED_BY)} {recordings.digest} {seed} {_OPTIONS}".encode()
     ).hexdigest()[:24]
     note = CACHE / name / f"{key}.json"
-    module, weights = note.with_suffix(".wasm"), note.with_suffix(".safetensors")
     if note.exists():
-        figures = json.loads(note.read_text())
-        if "error" in figures:
-            return Model(seed, None, b"", figures)
-        return Model(seed, module.read_bytes(), weights.read_bytes(), figures)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        model = await train(recordings, seed)
-        assert model.module is not None
-        module.write_bytes(model.module)
-        weights.write_bytes(model.weights)
-    except TrainingError as error:
-        model = Model(seed, None, b"", {"error": str(error)[:300]})
-    note.write_text(json.dumps(model.figures))
+        return load(note, seed)
+    with tempfile.TemporaryDirectory(prefix="wat-agents-") as folder:
+        artifacts = Path(folder) / "artifacts"
+        routine = write_routine(recordings, artifacts)
+        try:
+            model = await train(routine, artifacts, recordings.digest, seed)
+        except TrainingError as error:
+            model = Model(seed, None, b"", {"error": str(error)[:300]})
+    save(note, model)
     return model
+
+
+def load(note: Path, seed: int) -> Model:
+    """Read a model back."""
+    figures = json.loads(note.read_text())
+    if "error" in figures:
+        return Model(seed, None, b"", figures)
+    module, weights = note.with_suffix(".wasm"), note.with_suffix(".safetensors")
+    return Model(seed, module.read_bytes(), weights.read_bytes(), figures)
+
+
+def save(note: Path, model: Model) -> None:
+    """Keep a model; its note comes last."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    if model.module is not None:
+        note.with_suffix(".wasm").write_bytes(model.module)
+        note.with_suffix(".safetensors").write_bytes(model.weights)
+    note.write_text(json.dumps(model.figures))
+
+
+async def trained_of_stream(names: Sequence[str], asked: "Asked", seed: int) -> dict[str, Model]:
+    """Return the cached or new model of each task that shares a stream with others.
+
+    A task's routine is the one with the most traces of it that the learner found by itself.
+    """
+    recordings = {name: asked.sets(name, "main")[0][1] for name in names}
+    digest = hashlib.sha256(
+        f"{source_digest((*_TRAINED_BY, *_FOUND_BY))} {[r.digest for r in recordings.values()]} "
+        f"{seed} {_OPTIONS}".encode()
+    ).hexdigest()
+    notes = {name: CACHE / name / f"{digest[:24]}.json" for name in names}
+    if not all(note.exists() for note in notes.values()):
+        with tempfile.TemporaryDirectory(prefix="wat-agents-") as folder:
+            found = await found_in(recordings, Path(folder), seed)
+            for name, note in notes.items():
+                own = [one for one in found if one.task == name]
+                best = max(own, key=lambda one: one.routine.support, default=None)
+                if best is None:
+                    error = "the learner found no routine of it"
+                    save(note, Model(seed, None, b"", {"error": error}))
+                    continue
+                about = {"status": best.routine.status, "support": best.routine.support,
+                         "purity": round(best.purity, 3)}  # fmt: skip
+                artifacts = Path(folder) / "data" / "artifacts"
+                try:
+                    model = await train(best.routine, artifacts, digest, seed)
+                    model.figures.update(about)
+                except TrainingError as error:
+                    model = Model(seed, None, b"", {"error": str(error)[:300], **about})
+                save(note, model)
+    return {name: load(note, seed) for name, note in notes.items()}
 
 
 async def all_trained(name: str, sets: Sequence[tuple[int, Recordings]]) -> AsyncIterator[Model]:
@@ -213,13 +261,16 @@ class Asked:
         return clean.digest != noisy.digest
 
 
-async def measure(name: str, asked: Asked, player: Player, row: str) -> dict[str, Any]:
-    """Train and play one task; return its row."""
+async def measure(
+    name: str, asked: Asked, player: Player, row: str, models: AsyncIterator[Model]
+) -> dict[str, Any]:
+    """Play one task's models; return its row."""
     episodes: list[tuple[Model, list[Episode]]] = []
     scores: list[float] = []
     latencies: list[dict[str, float]] = []
-    error, sets = "", asked.sets(name, row)
-    async for model in all_trained(name, sets):
+    error, num_demonstrations = "", 0.0
+    async for model in models:
+        num_demonstrations = model.figures.get("num_demonstrations", 0.0)
         if model.module is None:
             scores.append(0.0)
             error = model.figures["error"]
@@ -235,7 +286,7 @@ async def measure(name: str, asked: Asked, player: Player, row: str) -> dict[str
         "task": name,
         "success": round(statistics.mean(scores), 4),
         "scores": scores,
-        "num_demonstrations": len(sets[0][1].lines),
+        "num_demonstrations": int(num_demonstrations),
         "num_bytes": max((len(m.module or b"") for m, _ in episodes), default=0),
         "precisions": sorted({"f32" if m.figures.get("agreement_int8", 1) < 0.995 else "int8"
                               for m, _ in episodes}),
@@ -257,6 +308,27 @@ async def measure(name: str, asked: Asked, player: Player, row: str) -> dict[str
         ],
         "published": asked.published.get(name),
     }  # fmt: skip
+
+
+async def measure_streams(
+    names: list[str], asked: Asked, player: Player
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the rows of tasks that the learner had to find in streams, each with two others."""
+    shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    for first in range(0, len(shuffled), TASKS_TOGETHER):
+        together = shuffled[first : first + TASKS_TOGETHER]
+        found = [
+            await trained_of_stream(together, asked, seed) for seed in range(asked.num_trainings)
+        ]
+        for name in together:
+            row = await measure(name, asked, player, "end-to-end", _each([f[name] for f in found]))
+            kept = ("status", "support", "purity")
+            yield {**row, "found": [{k: f[name].figures.get(k) for k in kept} for f in found]}
+
+
+async def _each(models: list[Model]) -> AsyncIterator[Model]:
+    for model in models:
+        yield model
 
 
 async def measure_drift(name: str, asked: Asked, player: Player) -> dict[str, Any]:
@@ -318,6 +390,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for system in ("autowebglm_6b", "html_t5_xl_3b")
         },
         "num_tasks": len(beside),
+        "tasks_at_90": sum(row["success"] >= 0.9 for row in beside),
         "tasks_at_95": sum(row["success"] >= 0.95 for row in beside),
         "mean_success_all": _mean([row["success"] for row in rows]),
         "largest_module_bytes": max((row["num_bytes"] for row in rows), default=0),
@@ -390,21 +463,34 @@ def tell(row: dict[str, Any]) -> None:
     )
 
 
+async def measured(
+    names: list[str], asked: Asked, player: Player, row: str
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield each task's row."""
+    if row == "end-to-end":
+        async for found in measure_streams(names, asked, player):
+            yield found
+        return
+    for name in names:
+        if row == "drift":
+            yield await measure_drift(name, asked, player)
+        else:
+            models = all_trained(name, asked.sets(name, row))
+            yield await measure(name, asked, player, row, models)
+
+
 async def run(asked: Asked, names: list[str], player: Player) -> dict[str, Any]:
     """Measure one row of the benchmark."""
     began = time.monotonic()
     rows: list[dict[str, Any]] = []
     if asked.row != "drift":
         print(f"{'task':28} {'ours':>5} {'6B':>5} {'T5':>5}  demos   KB  train  failures end")
-    for name in names:
-        if asked.row == "drift":
-            rows.append(await measure_drift(name, asked, player))
-        else:
-            rows.append(await measure(name, asked, player, asked.row))
-        tell(rows[-1])
+    async for row in measured(names, asked, player, asked.row):
+        rows.append(row)
+        tell(row)
     report = drift_summary(rows) if asked.row == "drift" else summary(rows)
     if asked.row == "noise":
-        clean = [await measure(name, asked, player, "main") for name in names]
+        clean = [row async for row in measured(names, asked, player, "main")]
         report["clean_success"] = _mean([row["success"] for row in clean])
         report["loss"] = round(report["clean_success"] - report["mean_success_all"], 4)
     return {
