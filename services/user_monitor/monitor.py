@@ -99,7 +99,6 @@ class Monitor:
         self._specs: dict[str, SourceSpec] = {}
         self._to_resume: list[Any] = []  # kind and options of what a crash cut off
         self._arrived = asyncio.Event()
-        self._drain_from_s, self._num_drains_failed = 0.0, 0
 
     # What the frame calls.
 
@@ -137,25 +136,7 @@ class Monitor:
     async def background(self, stop: asyncio.Event) -> None:
         """Go on with what was being recorded, publish what arrives until `stop`, then the rest."""
         await self._go_on_recording()
-        failures, next_tidy_s, num_events = 0, 0.0, 0
-        now_s = asyncio.get_running_loop().time
-        while not stop.is_set():
-            try:
-                num_events = await self._publish_once()
-                if now_s() >= next_tidy_s:
-                    next_tidy_s = now_s() + _TIDY_EVERY_S
-                    await self._tidy()
-                failures = 0
-            except BusUnavailable as error:
-                failures, num_events = failures + 1, 0
-                _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
-                await _wait(stop, min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S))
-            if num_events >= self.settings.batch_events:
-                continue  # more has come meanwhile
-            await _either(stop, self._arrived, self._idle_s())
-            self._arrived.clear()
-            # Captures arrive in bursts: a short wait makes one commit of many.
-            await _wait(stop, self.settings.publish_ms / 1000)
+        await asyncio.gather(self._publish_until(stop), self._drain_until(stop))
         await self._close_recorders()
 
     async def close(self) -> None:
@@ -375,10 +356,29 @@ class Monitor:
         texts = [t.clear if isinstance(t, Text) else None for t in (event.window, event.url)]
         return self.consents.excluded(Place(event.source, event.application, *texts))
 
+    async def _publish_until(self, stop: asyncio.Event) -> None:
+        failures, next_tidy_s, num_events = 0, 0.0, 0
+        now_s = asyncio.get_running_loop().time
+        while not stop.is_set():
+            try:
+                num_events = await self._publish_once()
+                if now_s() >= next_tidy_s:
+                    next_tidy_s = now_s() + _TIDY_EVERY_S
+                    await self._tidy()
+                failures = 0
+            except BusUnavailable as error:
+                failures, num_events = failures + 1, 0
+                _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
+                await _wait(stop, min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S))
+            if num_events >= self.settings.batch_events:
+                continue  # more has come meanwhile
+            await _either(stop, self._arrived, self._idle_s())
+            self._arrived.clear()
+            # Captures arrive in bursts: a short wait makes one commit of many.
+            await _wait(stop, self.settings.publish_ms / 1000)
+
     async def _publish_once(self) -> int:
-        # Publishing comes first: while the broker is away it is what empties memory to disk.
         num_events = await self.publisher.publish(self.recorders.values())
-        await self._drain_spool()
         RECORDING.set(len(self._recording()))
         ended = [key for key, r in self.recorders.items() if r.is_done]
         for key in ended[:-_ENDED_SHOWN]:
@@ -386,19 +386,31 @@ class Monitor:
             self._specs.pop(key, None)
         return num_events
 
-    async def _drain_spool(self) -> None:
-        """Try the bus again, ever more rarely while it is away."""
-        now_s = asyncio.get_running_loop().time()
-        if not self.publisher.spool.num_events or now_s < self._drain_from_s:
-            return
+    async def _drain_until(self, stop: asyncio.Event) -> None:
+        """Try the bus again, ever more rarely while it is away.
+
+        Beside the publishing, which is what empties memory to disk meanwhile.
+        """
+        failures = 0
+        stopping = asyncio.create_task(stop.wait())
         try:
-            await self.publisher.drain_spool()
-            self._num_drains_failed = 0
-        except BusUnavailable as error:
-            self._num_drains_failed += 1
-            pause_s = min(_BACKOFF_S * 2**self._num_drains_failed, _BACKOFF_MAX_S)
-            self._drain_from_s = asyncio.get_running_loop().time() + pause_s
-            _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
+            while not stop.is_set():
+                await _either(stop, self.publisher.spooled, _IDLE_S)
+                draining = asyncio.ensure_future(self.publisher.drain_spool())
+                try:
+                    await asyncio.wait({draining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    if draining.done():
+                        draining.result()
+                        failures = 0
+                except BusUnavailable as error:
+                    failures += 1
+                    _log.warning(str(error), extra={"room": self.room, "outcome": "waiting"})
+                    await _wait(stop, min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S))
+                finally:
+                    draining.cancel()
+                    await asyncio.gather(draining, return_exceptions=True)
+        finally:
+            stopping.cancel()
 
     def _idle_s(self) -> float:
         """Wait long where nothing waits: whatever arrives ends it."""

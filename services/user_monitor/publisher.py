@@ -45,6 +45,9 @@ _ADVANCE = (
     "num_events = num_events + excluded.num_events"
 )
 
+_DRAINED_AT_ONCE = 4_000
+"""Events that leave the disk in one commit."""
+
 _Taken = tuple[Recorder, int | None, RawCapture]
 
 
@@ -97,6 +100,7 @@ class Publisher:
     ) -> None:
         self.lock = asyncio.Lock()
         self.spool = Spool(port.store)
+        self.spooled = asyncio.Event()  # set while something waits on disk
         self._port = port
         self._redactor = redactor
         self._artifacts = artifacts
@@ -106,7 +110,7 @@ class Publisher:
         self._batch_events = batch_events
         self._spool_events = spool_events
         self._held: list[_Taken] = []  # taken, but neither bus nor disk took it
-        SPOOLED.set(self.spool.num_events)
+        self._show_spooled()
 
     @property
     def num_held(self) -> int:
@@ -131,17 +135,30 @@ class Publisher:
                 self._held = []
 
     async def drain_spool(self) -> int:
-        """Publish what waited on disk, oldest first; return how many. Raises BusUnavailable."""
+        """Publish what waited on disk, oldest first; return how many. Raises BusUnavailable.
+
+        While the bus is looked for, which may take a minute, `publish` goes on spooling: what
+        arrives must not wait in memory for it.
+        """
         num_events = 0
         while self.spool.num_events:
+            await self._port.reach()
             async with self.lock:
                 effects = Effects(Room.USER_MONITOR)
-                count = self.spool.oldest(effects, self._batch_events * 10)
+                count = self.spool.oldest(effects, _DRAINED_AT_ONCE)
                 await self._port.commit(effects)
                 self.spool.num_events -= count
                 num_events += count
-                SPOOLED.set(self.spool.num_events)
+                self._show_spooled()
+        self._show_spooled()  # what was refused meanwhile is gone without being published
         return num_events
+
+    def _show_spooled(self) -> None:
+        SPOOLED.set(self.spool.num_events)
+        if self.spool.num_events:
+            self.spooled.set()
+        else:
+            self.spooled.clear()
 
     def _take(self, recorders: list[Recorder], *, everything: bool) -> list[_Taken]:
         """Return what is ready of every source, in order of time."""
@@ -260,4 +277,4 @@ class Publisher:
                 "(WAT_USER_MONITOR_SPOOL_EVENTS): start the broker"
             )
         await self.spool.append(effects, consents)
-        SPOOLED.set(self.spool.num_events)
+        self._show_spooled()

@@ -251,6 +251,10 @@ class Port(Protocol):
         """
         ...
 
+    async def reach(self) -> None:
+        """Wait until a commit would not have to look for the bus. Raises BusUnavailable."""
+        ...
+
     async def rewind(self) -> None:
         """See Subscription.rewind."""
         ...

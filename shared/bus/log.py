@@ -301,6 +301,9 @@ class LogPort:
         """See Subscription.rewind."""
         await self._subscription.rewind()
 
+    async def reach(self) -> None:
+        """See Port.reach: the files are always there."""
+
     async def commit(self, effects: Effects, positions: Mapping[Place, int] | None = None) -> None:
         """See Port.commit."""
         failpoints.reach("handled")

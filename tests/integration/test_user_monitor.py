@@ -344,6 +344,36 @@ async def test_the_spool_drains_by_itself_when_the_bus_is_back(tmp_path, monkeyp
         assert [e.seq for e in await room.events()] == list(range(500))
 
 
+async def test_nothing_waits_in_memory_while_the_bus_is_looked_for_and_a_stop_loses_nothing(
+    tmp_path, monkeypatch
+):
+    async def away(*_):
+        raise BusUnavailable("the broker is away")
+
+    looked_for = asyncio.Event()
+
+    async def look(*_):
+        looked_for.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        async with Room(tmp_path, publish_ms=5) as room:
+            await room.monitor.allow(ALL_VALUES)
+            port = type(room.monitor.port)
+            patched.setattr(port, "commit", away)
+            patched.setattr(port, "reach", look)
+            await room.monitor.record(ReplaySpec(content=log(300).encode()))
+            await looked_for.wait()
+            await room.monitor.record(ReplaySpec(content=log(300).encode(), as_user="bob"))
+            await until(lambda: room.monitor.publisher.spool.num_events == 600)
+            assert room.monitor.publisher.num_held == 0
+            watch(room, source := HandSource())
+            source.queue.put_nowait(click())
+    async with Room(tmp_path) as room:
+        await until(lambda: room.monitor.publisher.spool.num_events == 0)
+        assert len(await room.events()) == 601
+
+
 async def test_snapshots_are_stored_filtered_beside_their_event(tmp_path):
     snapshot = {
         "application": "shop", "level": "values",

@@ -29,7 +29,7 @@ from tests.torture.fleet import Fleet, FleetError, Unit
 from tests.torture.logs import DESK_SEED, NUM_EVENTS, record_desk, write_log
 
 ROOT = Path(__file__).parents[2]
-OFFERED_PER_S = 2_000
+OFFERED_PER_S = 1_300
 _UP_SHARE = 0.2  # of the kills hit `wat up`, the others `wat serve`
 _FAILPOINT_SHARE = 0.25
 _FLOW, _FLOW_WAIT_S = 1_000, 10.0

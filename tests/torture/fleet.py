@@ -144,9 +144,9 @@ class Fleet:
         """Return the failpoints that killed."""
         return [p for u in (*self.units, *self.gone) for p in u.by_failpoint]
 
-    async def start(self, *, one_process: bool) -> None:
+    async def start(self, *, one_process: bool, rooms: Sequence[Room] = tuple(Room)) -> None:
         """Start, and wait until all rooms are ready."""
-        groups = [tuple(Room)] if one_process else [(room,) for room in Room]
+        groups = [tuple(rooms)] if one_process else [(room,) for room in rooms]
         self.units = [Unit(rooms, self.folder, self.environment) for rooms in groups]
         for unit in self.units:
             await self.ready(unit)

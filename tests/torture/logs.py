@@ -16,7 +16,7 @@ from tests.unit.task_learner.ui_logs import person
 
 __all__ = ["DESK_SEED", "NUM_EVENTS", "record_desk", "write_log"]
 
-NUM_EVENTS = 2_000
+NUM_EVENTS = 5_000
 """Events of one person's log."""
 
 DESK_SEED = 3

@@ -96,6 +96,11 @@ class KafkaPort:
             assert self._subscription is not None
             await self._subscription.commit(positions)
 
+    async def reach(self) -> None:
+        """See Port.reach."""
+        async with self._producing:
+            await self._ready_producer()
+
     async def bounds(self, topic: str) -> Mapping[int, tuple[int, int]]:
         """See Bus.bounds."""
         return await self._bus.bounds(topic)
@@ -171,14 +176,18 @@ class KafkaPort:
 
     async def _send_now(self, outgoing: Sequence[Outgoing]) -> None:
         """Send; a producer that failed is not used again: what it holds must not arrive later."""
+        producer = await self._ready_producer()
+        try:
+            await self._produce(producer, outgoing)
+        except BaseException:
+            self._producer = None
+            await cut_off(producer)
+            raise
+
+    async def _ready_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
             self._producer = await self._bus.producer()
-        try:
-            await self._produce(self._producer, outgoing)
-        except BaseException:
-            failed, self._producer = self._producer, None
-            await cut_off(failed)
-            raise
+        return self._producer
 
     async def _produce(self, producer: AIOKafkaProducer, outgoing: Sequence[Outgoing]) -> None:
         """Send in whole batches per partition, in order; return once all are acknowledged."""
