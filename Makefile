@@ -83,10 +83,13 @@ lock: ## renew requirements/*.txt
 	@test -x $(UV) || (test -x $(PY) || $(PYTHON) -m venv $(VENV); $(PY) -m pip install -q uv)
 	@scripts/lock.sh
 
-bench: bench-bus bench-demo ## every benchmark of this machine, into var/bench/
+bench: bench-bus bench-start bench-demo ## every benchmark of this machine, into var/bench/
 
 bench-bus: setup kafka-jars ## the bus: embedded and Kafka, beside plain SQLite and plain aiokafka
 	@$(PY) -m tests.bench.bus
+
+bench-start: setup ## ten starts of `wat up` to ready, and what it uses when nothing happens
+	@$(PY) -m tests.bench.starts
 
 SEEDS_GIVEN := $(SEEDS)
 SEEDS ?= 10
@@ -116,4 +119,4 @@ clean: ## remove what was built, not what was recorded
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 -include finetune/finetune.mk
-.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-learner bench-agents torture torture-broker images-check clean
+.PHONY: help setup browser demo run replay up down logs up-check test test-all test-long kafka-jars kafka lint fix types docs lock bench bench-bus bench-start bench-learner bench-agents torture torture-broker images-check clean

@@ -16,4 +16,6 @@ async def test_a_broker_that_is_killed_and_away_for_a_minute_loses_nothing(
     record_property("figures", str(figures))
     assert figures["lost"] == 0
     assert figures["in_order"]
-    assert figures["most_spooled"] > 60 * 200 / 2
+    # Ten seconds until the client gives up are held in memory; after that all goes to disk.
+    assert figures["most_spooled"] > (figures["away_s"][0] - 30) * 200
+    assert figures["peak_memory_mib"] < figures["memory_mib"][0][1] + 64
