@@ -547,7 +547,7 @@ async def main() -> int:
             wanted = [name for name in wanted if asked.has_failures(name)]
         report = await run(asked, wanted, player)
     finally:
-        await player.close()
+        await player.end()
         pages.close()
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     every = json.loads(REPORT.read_text()) if REPORT.exists() else {}

@@ -13,7 +13,7 @@ from playwright.async_api import Error, Page
 
 from tests.bench.agents_play import STATE, Player
 
-_SCRIPT = Path(__file__).with_suffix(".js").read_text()
+SCRIPT = Path(__file__).with_suffix(".js").read_text()
 CHANGES = ("names", "nesting", "labels", "theme", "size", "order")
 _PAUSE_S = 0.25  # pages with animations take a moment before the next step counts
 _SOLUTIONS = 2  # of different seeds, all of which a change must leave paid
@@ -26,7 +26,7 @@ def change_of(seed: int) -> str:
 
 async def drift(page: Page, seed: int) -> None:
     """Change the page of a seed's episode."""
-    await page.evaluate(_SCRIPT)
+    await page.evaluate(SCRIPT)
     await page.evaluate("name => drift.apply(name)", change_of(seed))
 
 
@@ -35,7 +35,7 @@ async def unpaid(player: Player, name: str, module: bytes, seeds: list[int]) -> 
     solutions = []
     for seed in seeds:
         solution = await _solution(player, name, module, seed)
-        if solution and await _pays(player, name, seed, solution, "none"):
+        if solution and await pays(player, name, seed, solution, "none"):
             solutions.append((seed, solution))
         if len(solutions) == _SOLUTIONS:
             break
@@ -45,7 +45,7 @@ async def unpaid(player: Player, name: str, module: bytes, seeds: list[int]) -> 
         change: "a solution is not paid"
         for change in CHANGES
         for seed, solution in solutions
-        if not await _pays(player, name, seed, solution, change)
+        if not await pays(player, name, seed, solution, change)
     }
 
 
@@ -53,7 +53,7 @@ async def _solution(
     player: Player, name: str, module: bytes, seed: int
 ) -> list[dict[str, Any]] | None:
     async def record(page: Page, _: int) -> None:
-        await page.evaluate(_SCRIPT)
+        await page.evaluate(SCRIPT)
         await page.evaluate("() => { drift.stamp(); drift.record(); }")
 
     async for episode in player.play(name, module, [seed], record):
@@ -63,11 +63,12 @@ async def _solution(
     return None
 
 
-async def _pays(
+async def pays(
     player: Player, name: str, seed: int, solution: list[dict[str, Any]], change: str
 ) -> bool:
+    """Tell whether a solution, replayed on a page with this change, gets the full raw reward."""
     page = await player.begin(name, seed, anew=True)
-    await page.evaluate(_SCRIPT)
+    await page.evaluate(SCRIPT)
     await page.evaluate("name => { drift.stamp(); drift.apply(name); }", change)
     try:
         for step in solution:

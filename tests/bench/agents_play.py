@@ -118,6 +118,7 @@ class Pages:
     def close(self) -> None:
         """Stop serving."""
         self._server.shutdown()
+        self._server.server_close()
 
 
 class _Noted:
@@ -209,6 +210,11 @@ class Player:
         if self._actuator is not None:
             await self._actuator.close()
             self._actuator = None
+
+    async def end(self) -> None:
+        """Close the browser and delete its profile."""
+        await self.close()
+        self._profile.cleanup()
 
 
 async def _episode(mind: Mind, actuator: BrowserActuator, seed: int) -> Episode:
