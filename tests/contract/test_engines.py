@@ -1,6 +1,6 @@
 """One module file decides the same, bit for bit, in wasmtime, Node.js and Chromium.
 
-The module is trained here on instructed demonstrations (encoding 2) and exported as the trainer
+The module is trained here on instructed demonstrations and exported as the trainer
 does it; the decisions are those of more than a thousand varied screens.
 """
 
@@ -22,7 +22,7 @@ from services.agent_trainer.export import export  # noqa: E402
 from services.agent_trainer.instructed import read_instructed  # noqa: E402
 from services.agent_trainer.options import TrainOptions  # noqa: E402
 from services.agent_trainer.train import fit  # noqa: E402
-from shared.encoding_goal import GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT  # noqa: E402
+from shared.encoding_goal import GOAL_ENCODING_VERSION, GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT  # noqa: E402
 from shared.manifest import Network, Status  # noqa: E402
 from shared.module import parse, sign, verify  # noqa: E402
 from shared.page import Browser  # noqa: E402
@@ -178,7 +178,7 @@ async def test_a_thousand_decisions_are_the_same_in_wasmtime_node_and_chromium(
 ):
     module = exported(trained, min_agreement)
     assert parse(module).manifest.precision == ("int8" if min_agreement < 1 else "f32")
-    assert parse(module).manifest.encoding == 2
+    assert parse(module).manifest.encoding == GOAL_ENCODING_VERSION
     data = trained[3]
     observations = [data.observation(e) for e in range(data.num_decisions)]
     assert len(observations) >= 1_000
