@@ -22,6 +22,7 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@echo "installing packages (the first time: about 5 GB, most of it PyTorch)"
 	@$(UV) pip install -q --compile-bytecode --python $(PY) --require-hashes --no-deps -r requirements/dev.txt
 	@$(UV) pip install -q --python $(PY) --no-deps --no-build-isolation -e .
+	@$(PY) -m services.task_learner.discovery  # compiles what the first search would wait for
 	@touch $@
 
 browser: ## find Chromium, or install it with the system's package manager

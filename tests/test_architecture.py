@@ -45,6 +45,7 @@ ONLY_HERE = {
     "services/user_monitor/capture/replay_xes.py": {"defusedxml"},
     "services/user_monitor/capture/input.py": {"pynput"},
     "services/user_monitor/capture/window.py": {"Xlib"},
+    "services/task_learner/discovery/kernels.py": {"numba"},
     "services/task_learner/exports/bpmn.py": {"bpmn_io"},
     "services/agent_trainer/onnx_file.py": {"onnx"},
     "services/agent_trainer/tensorboard_file.py": {"tensorboard"},

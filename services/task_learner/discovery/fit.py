@@ -5,14 +5,25 @@ Each round labels the stretch with the model so far and counts anew. Pure and de
 Source: Viterbi training (Juang and Rabiner 1990).
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
-from services.task_learner.discovery.boundaries import Cut, first_cuts, gap_bin
-from services.task_learner.discovery.decode import NOISE, Decoder, Node
-from services.task_learner.discovery.model import ThreadModel
+import numpy as np
+from numpy.typing import NDArray
+
+from services.task_learner.discovery.boundaries import NUM_BINS, Cut, first_cuts, gap_bin
+from services.task_learner.discovery.decode import (
+    BEGIN,
+    NOISE,
+    ON,
+    RESUME,
+    Decoder,
+    Labels,
+    Node,
+    decoded,
+)
+from services.task_learner.discovery.model import ThreadModel, Threads, tables
 
 __all__ = ["Stretch", "fit", "label"]
 
@@ -22,6 +33,9 @@ _SHORT = 1_500  # … in a stretch of no more events
 _MEET = 0.75  # share of an end's and a beginning's uses that makes them one execution's inside …
 _PACE = 0.7  # … if the log odds of a boundary by the pause are below
 _OWN = 0.5  # share of a token's uses at the edge of parts that makes it an edge of wholes
+_STRAY = 3
+
+Ints = NDArray[np.int64]
 
 
 class Stretch(NamedTuple):
@@ -33,7 +47,7 @@ class Stretch(NamedTuple):
 
     def gaps(self) -> list[int]:
         """Return the bin of the pause before each event."""
-        return [1, *(gap_bin(b - a) for a, b in pairwise(self.times_ms))]
+        return [1, *map(gap_bin, np.diff(self.times_ms).tolist())]
 
 
 def fit(stretch: Stretch, before: ThreadModel | None = None) -> ThreadModel:
@@ -42,130 +56,114 @@ def fit(stretch: Stretch, before: ThreadModel | None = None) -> ThreadModel:
     Those learned from first guesses and the one that `before` becomes are compared by how short
     they make the stretch.
     """
-    gaps = stretch.gaps()
-    most = _GUESSES if len(stretch.tokens) <= _SHORT else 1
-    guesses = first_cuts(stretch.tokens, gaps, stretch.changed, most)
-    seeds = [_seed(stretch.tokens, gaps, cuts) for cuts in guesses]
+    tokens, gaps = np.asarray(stretch.tokens, np.int64), np.asarray(stretch.gaps(), np.int64)
+    most = _GUESSES if len(tokens) <= _SHORT else 1
+    guesses = first_cuts(stretch.tokens, gaps.tolist(), stretch.changed, most)
+    seeds = [_seed(tokens, gaps, np.asarray(cuts)) for cuts in guesses]
     if before is not None:
         seeds.append(before)
     found: list[tuple[float, ThreadModel]] = []
     for model in seeds:
         length = 0.0
         for _ in range(_ROUNDS):
-            labels, likelihood = _decoded(model, stretch)
+            labels, likelihood = decoded(model, tokens, gaps)
             length = model.cost() - likelihood
-            model = _count(stretch.tokens, gaps, _joined(stretch.tokens, gaps, labels, model))
+            model = _count(tokens, gaps, _joined(tokens, gaps, labels, model))
         found.append((length, model))
     return min(found, key=lambda f: f[0])[1]
 
 
 def label(model: ThreadModel, stretch: Stretch) -> list[Node]:
     """Return the label of each event of a stretch."""
-    return _decoded(model, stretch)[0]
-
-
-def _decoded(model: ThreadModel, stretch: Stretch) -> tuple[list[Node], float]:
     decoder = Decoder(model)
-    found: list[Node] = []
-    for token, time_ms in zip(stretch.tokens, stretch.times_ms, strict=True):
-        found += decoder.push(token, time_ms)
-    return found + decoder.finish(), decoder.log_likelihood
+    return decoder.push_all(stretch.tokens, stretch.times_ms) + decoder.finish()
 
 
-def _joined(
-    tokens: Sequence[int], gaps: Sequence[int], labels: Sequence[Node], model: ThreadModel
-) -> list[Node]:
+def _joined(tokens: Ints, gaps: Ints, labels: Labels, model: ThreadModel) -> Labels:
     """Make one execution of two where one end and one beginning nearly always meet.
 
     Not where the pause between is a boundary's, nor where all boundaries are that one: a routine
     back to back.
     """
     meetings: dict[tuple[int, int], list[int]] = defaultdict(list)
-    ends: Counter[int] = Counter()
-    begins: Counter[int] = Counter()
-    for i, node in enumerate(labels):
-        ends[tokens[i]] += node.closed
-        if node.how == "begin":
-            begins[tokens[i]] += 1
-            if i and labels[i - 1].closed:
-                meetings[tokens[i - 1], tokens[i]].append(i)
-    into: dict[int, int] = {}
-    meet: set[int] = set()
-    for (end, begin), at in sorted(meetings.items()):
-        pace = sum(model.gap_begin[gaps[i]] - model.gap_on[gaps[i]] for i in at) / len(at)
+    begin = labels.how == BEGIN
+    ends, begins = np.bincount(tokens[labels.closed > 0]), np.bincount(tokens[begin])
+    for i in np.flatnonzero(begin[1:] & (labels.closed[:-1] > 0)).tolist():
+        meetings[int(tokens[i]), int(tokens[i + 1])].append(i + 1)
+    derived = tables(model)
+    odds = derived.gaps[BEGIN] - derived.gaps[ON]
+    num_ends = ends.sum()
+    meet: list[int] = []
+    for (end, start), at in meetings.items():
         if (
-            len(at) >= max(3, _MEET * ends[end], _MEET * begins[begin])
-            and len(at) < _MEET * ends.total()
-            and pace < _PACE
+            len(at) >= max(3, _MEET * ends[end], _MEET * begins[start])
+            and len(at) < _MEET * num_ends
+            and odds[gaps[at]].mean() < _PACE
         ):
-            meet.update(at)
-            into |= {labels[i].first: labels[i - 1].first for i in at}
-    found = []
-    for i, node in enumerate(labels):
-        first = node.first
-        while first in into:
-            first = into[first]
-        how = "on" if i in meet else node.how
-        closed = node.closed and i + 1 not in meet
-        found.append(node._replace(first=first, how=how, closed=closed))
-    return found
+            meet += at
+    if not meet:
+        return labels
+    into = np.arange(tokens.size)
+    for i in sorted(meet):
+        into[labels.first[i]] = into[labels.first[i - 1]]
+    how, closed = labels.how.copy(), labels.closed.copy()
+    how[meet] = ON
+    closed[np.asarray(meet) - 1] = 0
+    first = np.where(labels.first == NOISE, NOISE, into[labels.first])
+    return Labels(first, how, closed)
 
 
-def _seed(tokens: Sequence[int], gaps: Sequence[int], cuts: Sequence[Cut]) -> ThreadModel:
+def _seed(tokens: Ints, gaps: Ints, cuts: Ints) -> ThreadModel:
     """Return the model of the parts between cuts; of parts, only what is inside is believed."""
-    model = ThreadModel()
-    parts: list[list[int]] = []
-    for i, cut in enumerate(cuts):
-        model.tokens[tokens[i]] += 1
-        kind = {Cut.BEGIN: "begin", Cut.PART: "resume", Cut.NONE: "on"}[cut]
-        model.gaps[kind][gaps[i]] += 1
-        if cut is Cut.PART:
-            model.gaps["begin"][gaps[i]] += 0.5
-        if cut is Cut.NONE:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    firsts = Counter(tokens[p[0]] for p in parts)
-    lasts = Counter(tokens[p[-1]] for p in parts)
-    for part in parts:
-        first, last = tokens[part[0]], tokens[part[-1]]
-        following = cuts[part[-1] + 1] if part[-1] + 1 < len(cuts) else Cut.NONE
-        begun = cuts[part[0]] is Cut.BEGIN or firsts[first] >= _OWN * model.tokens[first]
-        ended = following is Cut.BEGIN or lasts[last] >= _OWN * model.tokens[last]
-        model.add([tokens[i] for i in part], begun=begun, ended=ended)
-    model.prepare()
-    return model
+    kinds = np.array((ON, RESUME, BEGIN))[cuts]  # Cut.NONE, Cut.PART, Cut.BEGIN
+    paces = np.zeros((4, NUM_BINS))
+    np.add.at(paces, (kinds, gaps), 1.0)
+    np.add.at(paces[BEGIN], gaps[cuts == Cut.PART], 0.5)
+    uses = np.bincount(tokens).astype(float)
+    first = cuts != Cut.NONE
+    last = np.append(first[1:], True)
+    firsts = np.bincount(tokens[first], minlength=uses.size)
+    lasts = np.bincount(tokens[last], minlength=uses.size)
+    begun = (cuts == Cut.BEGIN) | (firsts >= _OWN * uses)[tokens]
+    ended = np.append(cuts[1:] == Cut.BEGIN, False) | (lasts >= _OWN * uses)[tokens]
+    threads = Threads(tokens, first, begun, last, ended)
+    return ThreadModel.of(threads, uses, np.zeros(uses.size), paces)
 
 
-def _count(tokens: Sequence[int], gaps: Sequence[int], labels: Sequence[Node]) -> ThreadModel:
-    model = ThreadModel()
-    threads: dict[int, list[int]] = defaultdict(list)
-    ends: dict[int, int] = {}
-    for i, node in enumerate(labels):
-        model.tokens[tokens[i]] += 1
-        model.gaps[node.how][gaps[i]] += 1
-        if node.first == NOISE:
-            model.noise[tokens[i]] += 1
-        else:
-            threads[node.first].append(tokens[i])
-            ends[node.first] = i
-    for thread in threads.values():
-        model.add(thread)
+def _count(tokens: Ints, gaps: Ints, labels: Labels) -> ThreadModel:
+    uses = np.bincount(tokens).astype(float)
+    noise = np.bincount(tokens[labels.first == NOISE], minlength=uses.size).astype(float)
+    paces = np.zeros((4, NUM_BINS))
+    np.add.at(paces, (labels.how, gaps), 1.0)
+    order = np.argsort(labels.first, kind="stable")
+    order = order[labels.first[order] != NOISE]
+    thread = labels.first[order]
+    first = np.append(True, thread[1:] != thread[:-1])[: thread.size]
+    last = np.append(first[1:], True)[: thread.size]
+    threads = Threads(tokens[order], first, first, last, last)
+    ends = np.zeros(tokens.size, bool)
+    ends[order[last]] = True
+    turns = _turns(labels, ends.tolist())
+    return ThreadModel.of(threads, uses, noise, paces, *turns)
+
+
+def _turns(labels: Labels, ends: Sequence[bool]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return how often work was left open of how many times, and taken up again of how many."""
+    left = chances = resumed = turned = 0
     opened: set[int] = set()
     active: int | None = None
-    for i, node in enumerate(labels):
-        if node.first == NOISE:
+    for first, how, end in zip(labels.first.tolist(), labels.how.tolist(), ends, strict=True):
+        if first == NOISE:
             continue
-        model.switches[1] += active is not None
-        if node.how != "on":
-            model.switches[0] += active is not None
-            if opened - {active}:
-                model.resumes[1] += 1
-                model.resumes[0] += node.how == "resume"
-        opened.add(node.first)
-        active = node.first
-        if ends[node.first] == i:
-            opened.discard(node.first)
+        chances += active is not None
+        if how != ON:
+            left += active is not None
+            if len(opened) > (active in opened):
+                turned += 1
+                resumed += how == RESUME
+        opened.add(first)
+        active = first
+        if end:
+            opened.discard(first)
             active = None
-    model.prepare()
-    return model
+    return (left, chances), (resumed, turned)

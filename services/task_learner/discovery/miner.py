@@ -54,9 +54,7 @@ class Miner:
         self._names: dict[int, int] = {}  # decoder's thread -> execution
         self._votes: dict[int, Counter[int]] = {}
         self._model: ThreadModel | None = None
-        model = ThreadModel()
-        model.prepare()
-        self._decoder = Decoder(model)
+        self._decoder = Decoder(ThreadModel.none())
         self._types = Types()
         self._next_fit = _FIRST
 
@@ -147,9 +145,7 @@ class Miner:
         model = self._model = fit(stretch, self._model)
         self._decoder = Decoder(model, self._start)
         self._names, self._votes = {}, {}
-        nodes: list[Node] = []
-        for token, time_ms in zip(self._tokens, self._times_ms, strict=True):
-            nodes += self._decoder.push(token, time_ms)
+        nodes = self._decoder.push_all(self._tokens, self._times_ms)
         self._recluster(nodes)
         self._settle(nodes, found)
 
