@@ -21,6 +21,8 @@ __all__ = ["Judged", "agreement", "calibrate", "decide_all", "judge"]
 _CHUNK = 64  # decisions scored together
 _TRUSTED_SHARE = 0.5  # of the margin that 99 % of the right decisions have
 _WRONG_FACTOR = 1.2  # over the largest margin of a wrong decision
+_KEPT_SHARE = 0.95  # of the right decisions that must be left above all wrong ones
+_REACHED_SHARE = 0.8  # of what they reach: the policy trained on all is a little less sure
 _MAX_FLOOR = 2.5  # logits; odds of 12 to 1
 
 
@@ -79,14 +81,19 @@ def judge(made: Sequence[Decision], data: Dataset) -> Judged:
 
 
 def calibrate(judged: Judged, floor: float) -> float:
-    """Return the margin below which to abstain: above every wrong decision that was seen.
+    """Return the margin below which to abstain: above every wrong decision, where that can be.
 
     Without wrong ones it is half of what nearly all right decisions reach, so that a screen
-    unlike all those seen does not pass for one of them.
+    unlike all those seen does not pass for one of them. Where people did it in more than one way,
+    "wrong" is a choice that another of them would have made, as sure as the right ones, and no
+    margin parts the two: then it is what nearly all right decisions reach, and the share of wrong
+    ones above it is for the caller to judge.
     """
     right, wrong = judged.margin_E[judged.right_E], judged.margin_E[~judged.right_E]
     usual = float(np.quantile(right, 0.01)) * _TRUSTED_SHARE if len(right) else 0.0
     needed = float(wrong.max()) * _WRONG_FACTOR if len(wrong) else 0.0
+    if len(right) and float((right >= needed).mean()) < _KEPT_SHARE:
+        needed = float(np.quantile(right, 0.02)) * _REACHED_SHARE
     return max(floor, min(usual, _MAX_FLOOR), needed)
 
 

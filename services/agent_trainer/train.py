@@ -43,7 +43,7 @@ from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
 from shared.schemas import Level, Snapshot, Trace
 from shared.topics import Room
 
-__all__ = ["MAX_TRACES", "Adam", "Fitted", "fit", "train"]
+__all__ = ["MAX_TRACES", "Adam", "Fitted", "check_good_enough", "fit", "train"]
 
 T = TypeVar("T", Trace, Snapshot)
 
@@ -141,7 +141,7 @@ def train(order: Order) -> None:
     shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
     calibrated = calibrate(held_judged, options.min_margin)
     threshold = min(calibrated, options.max_margin)
-    _check_good_enough(held_judged, threshold, options)
+    check_good_enough(held_judged, threshold, options)
 
     say(event="fitting", on="all demonstrations", num_epochs=trial.num_epochs)
     everything = learn_data.joined(held_data)
@@ -378,8 +378,15 @@ def _loss(
     return mean
 
 
-def _check_good_enough(judged: Judged, threshold: float, options: TrainOptions) -> None:
-    _, abstained = judged.shares(threshold)
+def check_good_enough(judged: Judged, threshold: float, options: TrainOptions) -> None:
+    """Raise TrainingError where held-out decisions are too often wrong or too unsure."""
+    wrong, abstained = judged.shares(threshold)
+    if wrong > options.max_wrong:
+        raise TrainingError(
+            f"on held-out demonstrations {wrong:.1%} of {len(judged.right_E)} decisions were wrong "
+            f"and as sure as the right ones, {options.max_wrong:.0%} may be: show the routine in "
+            "one and the same order, or a few times more"
+        )
     if judged.accuracy < options.min_accuracy or abstained > 1 - options.min_accuracy:
         raise TrainingError(
             f"on held-out demonstrations {judged.accuracy:.0%} of {len(judged.right_E)} decisions "

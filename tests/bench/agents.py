@@ -53,7 +53,13 @@ _PLAYED_BY = (
 )
 _DRIFTED_BY = (*_PLAYED_BY, "tests/bench/agents_drift.*")
 _FOUND_BY = ("services/task_learner/**/*.py", "tests/bench/agents_stream.py")
-_OPTIONS = {"min_accuracy": 0.0, "min_margin": 0.0, "max_margin": 0.0, "needs_result": False}
+_OPTIONS = {
+    "min_accuracy": 0.0,
+    "max_wrong": 1.0,
+    "min_margin": 0.0,
+    "max_margin": 0.0,
+    "needs_result": False,
+}
 
 
 def source_digest(patterns: tuple[str, ...]) -> str:

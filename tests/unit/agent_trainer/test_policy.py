@@ -15,8 +15,8 @@ from services.agent_trainer.evaluate import (  # noqa: E402
 )
 from services.agent_trainer.options import TrainOptions  # noqa: E402
 from services.agent_trainer.policy import Policy  # noqa: E402
-from services.agent_trainer.train import fit  # noqa: E402
-from shared.errors import Diverged  # noqa: E402
+from services.agent_trainer.train import check_good_enough, fit  # noqa: E402
+from shared.errors import Diverged, TrainingError  # noqa: E402
 from shared.manifest import Network  # noqa: E402
 from shared.module import reference_logits, reference_step  # noqa: E402
 
@@ -91,6 +91,21 @@ def test_the_threshold_lies_above_every_wrong_decision_and_the_floor():
     assert calibrate(Judged(np.ones(2, bool), np.full(2, 0.1, np.float32)), 0.5) == 0.5
     wrong, abstained = Judged(right, margins).shares(4.5)
     assert (wrong, abstained) == (0.0, 0.5)
+
+
+def test_where_wrong_decisions_are_as_sure_as_right_ones_the_right_ones_go_on():
+    margins = np.array([3.5] * 98 + [3.4] * 2, np.float32)
+    right = np.arange(100) >= 2
+    threshold = calibrate(Judged(right, margins), 0.5)
+    assert threshold < 3
+    assert Judged(right, margins).shares(threshold) == (0.02, 0.0)
+
+
+def test_too_many_wrong_and_sure_decisions_are_not_published():
+    judged = Judged(np.arange(100) >= 8, np.full(100, 3.0, np.float32))
+    with pytest.raises(TrainingError, match=r"8\.0% of 100 decisions were wrong"):
+        check_good_enough(judged, 1.0, TrainOptions())
+    check_good_enough(judged, 1.0, TrainOptions(max_wrong=0.1))
 
 
 def test_what_no_demonstration_has_says_nothing():
