@@ -1,12 +1,12 @@
 """Routines of a window of actions: what discovery labels, as patterns with their executions.
 
-1. Discovery (`discovery`) tells which actions belong to one execution, and which executions are of
-   one type.
+1. The stream's discovery (`stream`) has told which actions belong to one execution, and which
+   executions are of one type.
 2. What at least 80 % of a type's executions have in common, in one order, is the routine; whatever
    else was done meanwhile is noise. A type cut in two is tried whole.
 3. It counts when naming it shortens the log: description length against single actions.
 
-Pure: a window of actions in, patterns with their executions out; the caller decides how often.
+Pure: a window of actions with its threads in, patterns with their executions out.
 """
 
 import math
@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from services.task_learner.actions import Token, UserAction, record_of
-from services.task_learner.discovery.decode import NOISE
-from services.task_learner.discovery.fit import Stretch, fit, label
-from services.task_learner.discovery.types import Types
+from services.task_learner.actions import Token, UserAction
 from services.task_learner.segment import (
     MAX_SPAN,
     Execution,
@@ -29,7 +26,10 @@ from services.task_learner.segment import (
     executions,
 )
 
-__all__ = ["CORE_SHARE", "Finding", "consensus", "discover"]
+__all__ = ["CORE_SHARE", "Finding", "Thread", "consensus", "discover"]
+
+Thread = tuple[int, int]
+"""An execution, and its type."""
 
 CORE_SHARE = 0.8
 """Share of executions that have a core step."""
@@ -79,12 +79,17 @@ class _Log:
         return cls(tokens, ids, list(numbers), counts, [a.event.time_ms for a in actions])
 
 
-def discover(actions: Sequence[UserAction], vocabulary: Vocabulary) -> list[Finding]:
-    """Return what repeats in `actions`, the greatest gain first; often nothing."""
+def discover(
+    actions: Sequence[UserAction], vocabulary: Vocabulary, threads: Sequence[Thread | None]
+) -> list[Finding]:
+    """Return what repeats in `actions`, the greatest gain first; often nothing.
+
+    `threads` tells what each action is part of, None for nothing.
+    """
     if len(actions) < 2 * MIN_STEPS:
         return []
     log = _Log.of(actions, vocabulary)
-    types = _types(log, actions)
+    types = _types(log, threads)
     findings: dict[Pattern, Finding] = {}
     for segments in [*types, *_joined(types)]:
         rows = [[log.ids[i] for i in s] for s in segments]
@@ -95,26 +100,15 @@ def discover(actions: Sequence[UserAction], vocabulary: Vocabulary) -> list[Find
     return _distinct(sorted(findings.values(), key=lambda f: (-f.gain_bits, f.pattern.tokens)))
 
 
-def _types(log: _Log, actions: Sequence[UserAction]) -> list[list[list[int]]]:
+def _types(log: _Log, threads: Sequence[Thread | None]) -> list[list[list[int]]]:
     """Return for each type seen twice, or going round, the places of its executions' actions."""
-    changed, last = [], ""
-    for action in actions:
-        record = record_of(action.event)
-        changed.append(bool(record) and record != last)
-        last = record or last
-    stretch = Stretch(log.ids, log.times_ms, changed)
-    threads: dict[int, list[int]] = defaultdict(list)
-    for i, node in enumerate(label(fit(stretch), stretch)):
-        if node.first != NOISE:
-            threads[node.first].append(i)
-    bags = [(frozenset(log.ids[i] for i in thread), None) for thread in threads.values()]
-    groups: dict[int, list[list[int]]] = defaultdict(list)
-    for kind, thread in zip(Types().recluster(bags), threads.values(), strict=True):
-        groups[kind].append(thread)
-    return [
-        group for group in groups.values()
-        if len(group) >= 2 or _repeats([log.ids[i] for i in group[0]])
-    ]  # fmt: skip
+    groups: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, thread in enumerate(threads):
+        if thread is not None:
+            execution, kind = thread
+            groups[kind][execution].append(i)
+    found = [list(group.values()) for group in groups.values()]
+    return [g for g in found if len(g) >= 2 or _repeats([log.ids[i] for i in g[0]])]
 
 
 def _joined(types: Sequence[list[list[int]]]) -> Iterator[list[list[int]]]:

@@ -1,10 +1,11 @@
 """From one person's window of actions to routines in the catalogue, and their new executions.
 
 A known routine gains a trace when its last step has been done and the screen after it is known.
-Unknown ones are looked for each time the window has grown by a tenth: what is found is the known
-routine it is most like, or a new one; what is only provisional and no longer found goes.
+Unknown ones are looked for at each anchor of the person's stream: what is found is the known
+routine it is most like, or a new one; what is only provisional and no longer found goes. The
+stream's state is written with that; what came after it is read from the table of actions.
 
-Does not cover: which actions there are (`memory`), what repeats in them (`discover`).
+Does not cover: which actions there are (`memory`), what repeats in them (`stream`, `discover`).
 """
 
 import time
@@ -16,17 +17,18 @@ from prometheus_client import Histogram
 from services.task_learner.actions import Token, UserAction
 from services.task_learner.catalogue import Catalogue
 from services.task_learner.discover import Finding, discover
+from services.task_learner.discovery.miner import FIRST
 from services.task_learner.memory import Memory
 from services.task_learner.routines import Known, likeness, routine_id_of
 from services.task_learner.segment import MAX_SPAN, Execution, Pattern, Vocabulary, executions
+from services.task_learner.stream import Stream
 from services.task_learner.traces import TraceKeeper
 from shared.bus.base import Effects
 from shared.schemas import Origin, RoutineStatus, derive_id
+from shared.store import Store
 
 __all__ = ["Finder"]
 
-_MINE_MIN = 20  # new actions before the window is searched again …
-_MINE_SHARE = 10  # … and at least this fraction (1 / n) of it
 _SAME = 0.5  # likeness from which on a finding is a known routine
 _STAYS, _ENTERS = 0.7, 0.9  # coverage below which a step leaves, from which on a new one enters
 _MINING_S = Histogram("wat_task_learner_mining_seconds", "time of one search of a window")
@@ -35,15 +37,29 @@ _MINING_S = Histogram("wat_task_learner_mining_seconds", "time of one search of 
 class Finder:
     """Finds routines, and the executions of those it knows."""
 
-    def __init__(self, catalogue: Catalogue, traces: TraceKeeper) -> None:
+    def __init__(
+        self, catalogue: Catalogue, traces: TraceKeeper, store: Store, window: int
+    ) -> None:
+        """Go on where `store` stands; `window` is the number of actions that are kept."""
         self._catalogue = catalogue
         self._traces = traces
+        self._store = store
+        self._window = window - window // 10  # at an anchor all of it is kept
+        self._streams: dict[str, Stream] = {}
+        self._overdue: set[str] = set()  # users whose stream had to be begun anew
         self._pending: dict[str, list[tuple[str, UserAction]]] = defaultdict(list)
         self._ends: dict[str, dict[Token, list[str]]] = {}  # which routines a token ends, by user
 
     def resume(self, memory: Memory) -> None:
         """Go on where the store stands."""
-        self._await_ends(memory, memory.actions[-MAX_SPAN:])
+        user_id, actions = memory.user_id, memory.actions
+        stream = self._streams[user_id] = Stream(self._window, memory.vocabulary)
+        rows = self._store.query("SELECT state FROM streams WHERE user_id = ?", (user_id,))
+        if (rows and stream.load(rows[0][0])) or len(actions) <= FIRST:
+            stream.take(actions)
+        elif stream.rebuild(actions):
+            self._overdue.add(user_id)
+        self._await_ends(memory, actions[-MAX_SPAN:])
 
     def take(self, memory: Memory, action: UserAction | None, effects: Effects) -> None:
         """Take in what an event added to the window, if it added anything."""
@@ -51,15 +67,42 @@ class Finder:
             self._await_ends(memory, [action])
         if self._pending[memory.user_id]:
             self._complete(memory, effects)
-        grown = memory.next_position - memory.mined
-        if grown >= max(_MINE_MIN, len(memory.actions) // _MINE_SHARE):
-            self.search(memory, effects)
+        stream = self._streams.get(memory.user_id)
+        if stream is None:
+            stream = self._streams[memory.user_id] = Stream(self._window, memory.vocabulary)
+        overdue = memory.user_id in self._overdue
+        if overdue or (action is not None and stream.take(memory.actions)):
+            self._search(memory, stream, effects)
 
-    def search(self, memory: Memory, effects: Effects) -> None:
-        """Look for routines in the whole window."""
+    def begin_anew(self, memory: Memory, effects: Effects) -> None:
+        """Learn from the window as it is now, without what was known before."""
+        stream = self._streams[memory.user_id] = Stream(self._window, memory.vocabulary)
+        if stream.rebuild(memory.actions):
+            self._search(memory, stream, effects)
+        else:
+            self._adopt_all(memory, [], stream.vocabulary, effects)
+
+    def forget(self, user_id: str, effects: Effects) -> None:
+        """Drop what was learned of a person's actions; `begin_anew` is due."""
+        self._streams.pop(user_id, None)
+        effects.write("DELETE FROM streams WHERE user_id = ?", (user_id,))
+        self._ends.pop(user_id, None)
+
+    def _search(self, memory: Memory, stream: Stream, effects: Effects) -> None:
+        """Look for routines in the whole window, by its threads at the anchor."""
         started_s = time.perf_counter()
-        vocabulary = Vocabulary.of(memory.actions)
-        findings = discover(memory.actions, vocabulary)
+        self._overdue.discard(memory.user_id)
+        actions, vocabulary = memory.actions, stream.vocabulary
+        findings = discover(actions, vocabulary, stream.threads(actions))
+        state = (memory.user_id, stream.dump())
+        effects.write("INSERT OR REPLACE INTO streams VALUES (?, ?)", state)
+        self._adopt_all(memory, findings, vocabulary, effects)
+        _MINING_S.observe(time.perf_counter() - started_s)
+
+    def _adopt_all(
+        self, memory: Memory, findings: Sequence[Finding], vocabulary: Vocabulary, effects: Effects
+    ) -> None:
+        """Take over what was found, and take back what no longer is."""
         memory.note_mined(vocabulary, effects)
         self._pending[memory.user_id].clear()
         matched: set[str] = set()
@@ -70,13 +113,8 @@ class Finder:
             matched.add(known.routine_id)
             self._adopt(known, memory, finding, vocabulary, effects)
         self._retract(memory, matched, effects)
-        self.forget_ends(memory.user_id)
+        self._ends.pop(memory.user_id, None)
         self._await_ends(memory, memory.actions[-MAX_SPAN:])
-        _MINING_S.observe(time.perf_counter() - started_s)
-
-    def forget_ends(self, user_id: str) -> None:
-        """Look up anew how a person's routines end, when that is asked next."""
-        self._ends.pop(user_id, None)
 
     def _await_ends(self, memory: Memory, actions: Sequence[UserAction]) -> None:
         """Note which actions may have ended an execution; whether they did is seen later."""

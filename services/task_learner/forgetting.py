@@ -47,7 +47,7 @@ class Unlearning:
         self._traces.forget_screens()
         for known in self._catalogue.of_user(forget.user_id):
             self._catalogue.forget_traces(known, forget, effects)
-        self._finder.forget_ends(forget.user_id)
+        self._finder.forget(forget.user_id, effects)
         self._to_search.add(forget.user_id)
 
     def search_again(self, effects: Effects) -> None:
@@ -62,7 +62,7 @@ class Unlearning:
         touched = [k for k in routines if k.num_forgotten and k.is_live]
         before = {k.routine_id: {t.digest for t in k.traces.values()} for k in touched}
         for user_id in sorted(self._to_search):
-            self._finder.search(self._memory_of(user_id), effects)
+            self._finder.begin_anew(self._memory_of(user_id), effects)
         self._to_search.clear()
         for known in touched:
             written = {t.digest for t in known.traces.values()}

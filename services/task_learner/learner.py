@@ -78,7 +78,9 @@ class TaskLearner:
         self._heard_s: dict[str, float] = {}  # when a user's demonstration was last added to
         self._admission = Admission(port.store)
         await self._catalogue.load(port)
-        self._finder = Finder(self._catalogue, self._traces)
+        self._finder = Finder(
+            self._catalogue, self._traces, port.store, self._settings.window_actions
+        )
         self._unlearning = Unlearning(self._catalogue, self._traces, self._finder, self._memory)
         for (user_id,) in port.store.query("SELECT DISTINCT user_id FROM actions"):
             self._finder.resume(self._memory(user_id))

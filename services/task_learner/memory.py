@@ -31,6 +31,7 @@ MEMORY_TABLES = """
 CREATE TABLE IF NOT EXISTS actions(
   user_id TEXT NOT NULL, position INTEGER NOT NULL, event BLOB NOT NULL, place TEXT,
   after TEXT, after_place TEXT, showing TEXT, PRIMARY KEY(user_id, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS streams(user_id TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS users(
   user_id TEXT PRIMARY KEY, mined INTEGER NOT NULL, controls TEXT NOT NULL,
   showing TEXT) WITHOUT ROWID;
@@ -57,7 +58,7 @@ class Memory:
         self.actions: list[UserAction] = []
         self.showings: dict[str, Demonstration] = {}
         self.vocabulary = Vocabulary()
-        self.mined = 0  # position up to which the window has been mined
+        self.mined = 0  # position at the newest anchor of its stream
         self.now_ms = 0
         self._num_kept = num_kept
         self._wait_ms = wait_ms
@@ -66,11 +67,6 @@ class Memory:
         self._showing: str | None = None
         self._waiting: dict[str, list[UserAction]] = defaultdict(list)  # by target
         self._last: UserAction | None = None
-
-    @property
-    def next_position(self) -> int:
-        """Return the position that the next action gets."""
-        return self._next
 
     def take(self, event: UiEvent, raw: bytes, effects: Effects) -> UserAction | None:
         """Take in the next event; return the action that it adds, if it adds one."""
@@ -159,7 +155,7 @@ class Memory:
         return [*self.actions, *(a for s in self.showings.values() for a in s.actions)]
 
     def note_mined(self, vocabulary: Vocabulary, effects: Effects) -> None:
-        """Remember how far the window has been mined, and with which vocabulary."""
+        """Remember how far the window has been searched, and with which vocabulary."""
         self.vocabulary = vocabulary
         self.mined = self._next
         self._save(effects)

@@ -2,17 +2,20 @@
 
 A type is the share of its executions that have each token. An execution joins the type it is most
 like, or founds one. From time to time all executions in view are clustered afresh, and the clusters
-take over the ids of the types most of their executions had. Pure and deterministic.
+take over the ids of the types most of their executions had. Types not seen for long are dropped.
+Pure and deterministic.
 
 Source: leader clustering (Hartigan 1975) under the weighted Jaccard (Ruzicka) similarity.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 __all__ = ["Types"]
 
 _LIKE = 0.25  # similarity from which on an execution belongs to a type
+_KEPT = 500  # types, those last seen
 _FADE = 200.0  # executions after which the older ones count half
 
 
@@ -29,6 +32,14 @@ class _Cluster:
         self.weight += 1
         for token in tokens:
             self.counts[token] += 1
+
+    @classmethod
+    def load(cls, weight: float, counts: Iterable[tuple[int, float]]) -> "_Cluster":
+        """Return the cluster of which these are the parts."""
+        cluster = cls()
+        cluster.weight = weight
+        cluster.counts.update(counts)
+        return cluster
 
     def join(self, other: "_Cluster") -> None:
         self.weight += other.weight
@@ -54,6 +65,23 @@ class Types:
     def __init__(self) -> None:
         self._clusters: dict[int, _Cluster] = {}
         self._next = 0
+
+    def dump(self) -> dict[str, Any]:
+        """Return the types, for `load`; numbers and lists alone."""
+        clusters = [[n, c.weight, list(c.counts.items())] for n, c in self._clusters.items()]
+        return {"next": self._next, "clusters": clusters}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> "Types":
+        """Return the types that `dump` returned."""
+        types = cls()
+        types._next = state["next"]
+        types._clusters = {n: _Cluster.load(*rest) for n, *rest in state["clusters"]}
+        return types
+
+    def tokens(self) -> set[int]:
+        """Return every token that a type has."""
+        return {token for cluster in self._clusters.values() for token in cluster.counts}
 
     def assign(self, tokens: Iterable[int]) -> int:
         """Return the type of an execution, which it then belongs to."""
@@ -100,7 +128,10 @@ class Types:
                 names[member] = self._next
                 self._next += 1
         for member, number in names.items():
+            self._clusters.pop(number, None)  # the last seen stand last
             self._clusters[number] = clusters[member]
+        for number in list(self._clusters)[:-_KEPT]:
+            del self._clusters[number]
         return [names[m] for m in members]
 
 

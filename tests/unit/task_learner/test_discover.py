@@ -6,6 +6,7 @@ import pytest
 
 from services.task_learner.discover import discover
 from services.task_learner.segment import Vocabulary
+from services.task_learner.stream import Stream
 from shared.schemas import UiEvent
 from tests.unit.task_learner import ui_logs
 from tests.unit.task_learner.logs import actions_of
@@ -16,9 +17,12 @@ MAIL = ["Sender", "Status", "Remark", "Scanned", "File letter"]
 
 def found_in(events):
     actions = actions_of(events)
+    stream = Stream(5_000, Vocabulary())
+    if not stream.rebuild(actions):
+        return []
     return [
         ([t.label for t in f.pattern.tokens if not t.label.startswith("@")], len(f.executions))
-        for f in discover(actions, Vocabulary.of(actions))
+        for f in discover(actions, stream.vocabulary, stream.threads(actions))
     ]
 
 
