@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from services.commands.consents import Level, ask_for_consent
+from services.commands.routines import left_out
 from services.commands.terminal import (
     AsJson,
     console,
@@ -22,15 +23,18 @@ from services.commands.terminal import (
     took,
     write_line,
 )  # fmt: skip
-from shared.errors import CaptureError, ConfigError
+from shared.errors import CaptureError, ConfigError, WatError
 from shared.topics import Room
 
 if TYPE_CHECKING:
-    from services.client import RoomClient
+    from services.client import RoomClient, Rooms
 
 __all__ = ["pause", "record", "replay", "resume"]
 
 _LOOK_S = 0.25
+_TAUGHT_S = 8.0
+"""A demonstration counts as ended after 3 s of silence (`teaching_idle_ms`)."""
+
 _MAX_SENT_BYTES = 24 * 1024 * 1024
 """A body may have 32 MiB, and JSON spells some characters with more than one."""
 
@@ -83,6 +87,7 @@ def record(
             if teach is not None and monitor.get("recording")["teaching"]:
                 shown.append(monitor.post("teach/stop")["showing"])
             state = monitor.post("recording/stop", {"id": started["id"]})
+        taught = _taught(rooms, teach, max(shown)) if teach is not None and shown else {}
     ended = _recording(state, started["id"])
     if as_json:
         show_json({**ended, "num_demonstrations": len(shown)})
@@ -91,8 +96,26 @@ def record(
         if teach is not None:
             kept = "`wat routines` lists it" if ended["num_published"] else "nothing was captured"
             write_line(f"{len(shown)} of {teach} shown; {kept}")
+            for line in left_out(taught):
+                write_line(line)
     if ended["state"] == "failed":
         raise CaptureError(f"{source} cannot be watched any more: {ended['reason']}")
+
+
+def _taught(rooms: "Rooms", name: str, num_shown: int) -> Mapping[str, Any]:
+    """Return the routine that was taught; empty where it does not come soon."""
+    until_s = time.monotonic() + _TAUGHT_S
+    try:
+        learner = rooms.ask(Room.TASK_LEARNER)
+        while time.monotonic() < until_s:
+            for line in learner.all("routines"):
+                named = (line["name"], line["origin"]) == (name, "taught")
+                if named and line["support"] >= num_shown:
+                    return dict(learner.get(f"routines/{line['routine_id']}"))
+            time.sleep(_LOOK_S)
+    except WatError:  # what was recorded is safe; the learner may be started later
+        return {}
+    return {}
 
 
 def _end_what_was_left_open(monitor: "RoomClient") -> None:

@@ -1,7 +1,7 @@
 """`wat routines`: what was found or taught, and what a person decides about it."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,11 +15,11 @@ from shared.topics import Room
 if TYPE_CHECKING:
     from services.client import RoomClient
 
-__all__ = ["app", "find_routine"]
+__all__ = ["app", "find_routine", "left_out"]
 
 app = typer.Typer(
     cls=WatGroup,
-    help="List and show routines; approve, ignore, rename, merge, split, train or export them.",
+    help="List and show routines; approve, ignore, rename, merge, split, train, export.",
 )
 
 Named = Annotated[str, typer.Argument(metavar="ROUTINE", help="Id, the beginning of one, or name.")]
@@ -112,6 +112,8 @@ def _show_routine(found: Mapping[str, Any]) -> None:
         ),
         "it has no step",
     )  # fmt: skip
+    for line in left_out(found):
+        write_line(line)
     if found.get("not_proposed"):
         write_line(f"not proposed: {found['not_proposed']}")
     if (figures := found.get("automatability")) is not None:
@@ -132,6 +134,16 @@ def _show_routine(found: Mapping[str, Any]) -> None:
         ),
         "it has no trace",
     )
+
+
+def left_out(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each step that only some demonstrations of a routine have."""
+    for step in found.get("left_out") or ():
+        what = " ".join(filter(None, (step["action"], step.get("role"), step.get("label"))))
+        yield (
+            f"left out: {what}, in {step['coverage']:.0%} of the demonstrations; 80% are needed: "
+            "if it is a step, show it again"
+        )
 
 
 def _show_automatability(figures: Mapping[str, Any]) -> None:
@@ -277,6 +289,12 @@ def split(
             write_line(
                 f"{found['name']} ({short(found['routine_id'])}) was seen {found['support']} times"
             )
+
+
+@app.command()
+def restore(routine: Named) -> None:
+    """Undo a merge or a split of this routine; it is to be approved anew."""
+    _decide(routine, "restore")
 
 
 @app.command()

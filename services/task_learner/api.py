@@ -135,6 +135,11 @@ def router(logic: TaskLearner) -> APIRouter:
         """Make two routines of one: the executions that have a step, and those that have not."""
         return await logic.split(routine_id, body.step - 1)
 
+    @routes.post("/routines/{routine_id}/restore")
+    async def restore(routine_id: str) -> Routine:
+        """Undo a merge or a split: the routine has its traces alone, and is to be approved anew."""
+        return await logic.take_back(routine_id)
+
     @routes.post("/routines/{routine_id}/train")
     async def train(routine_id: str) -> Routine:
         """Train once more on the traces there are now."""

@@ -7,6 +7,7 @@ Does not cover: finding executions (`finder`, `teaching`), what a routine is (`r
 """
 
 import json
+from collections.abc import Iterable
 
 from prometheus_client import Gauge
 
@@ -20,7 +21,7 @@ from shared.bus.base import Effects, Port
 from shared.clock import Clock
 from shared.errors import NotFound
 from shared.forget import count_forgotten
-from shared.schemas import ForgetRange, Origin, Routine, RoutineStatus, decode
+from shared.schemas import ForgetRange, Forward, Origin, Routine, RoutineStatus, decode
 from shared.store import Store
 from shared.topics import Topic
 
@@ -81,6 +82,21 @@ class Catalogue:
         self.publish(known, effects)
         self.forward(known, effects)
         self._measure()
+
+    def take_back(self, known: Known, forwards: Iterable[Forward], effects: Effects) -> None:
+        """Take copies back from where a person had sent them; parts of a split go."""
+        for rule in forwards:
+            target = self.routines.get(rule.into)
+            if target is None:
+                continue
+            for trace in list(target.traces.values()):
+                if trace.forwarded_by == known.routine_id:
+                    self._traces.drop(target, trace, effects)
+            if target.derived_from == known.routine_id:
+                self._remove(target, effects)
+            else:
+                self.update(target, effects, force=True)
+        self.update(known, effects, force=True)
 
     def forward(self, known: Known, effects: Effects) -> None:
         """Copy traces to where a person has sent them."""
@@ -163,6 +179,9 @@ class Catalogue:
     def _erase(self, known: Known, effects: Effects) -> None:
         """Delete a routine with its words: its steps and its name, too, came from its traces."""
         count_forgotten(effects, "routines", int(known.is_live))
+        self._remove(known, effects)
+
+    def _remove(self, known: Known, effects: Effects) -> None:
         self.delete(known, effects)
         self.routines.pop(known.routine_id, None)
         effects.write("DELETE FROM routines WHERE routine_id = ?", (known.routine_id,))
@@ -197,7 +216,7 @@ class Catalogue:
                 record.name, bool(named), record.status, record.revision, record.train,
                 older, until, coverage=record.coverage, record=record,
                 num_forgotten=record.num_forgotten, forwards=record.forwards or (),
-                derived_from=record.derived_from,
+                derived_from=record.derived_from, left_out=record.left_out or (),
             )  # fmt: skip
             rows = store.query("SELECT trace FROM traces WHERE routine_id = ?", (routine_id,))
             known.traces = in_time_order(KnownTrace.load(text) for (text,) in rows)

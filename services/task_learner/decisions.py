@@ -16,7 +16,7 @@ from services.task_learner.segment import Pattern
 from shared.errors import ConflictError
 from shared.schemas import Forward, RoutineStatus, derive_id
 
-__all__ = ["forward", "join", "part_of", "split"]
+__all__ = ["forward", "join", "part_of", "split", "take_back"]
 
 
 def join(source: Known, target: Known) -> None:
@@ -50,6 +50,19 @@ def split(source: Known, step: int) -> None:
             for has in (True, False)
         ),
     )
+
+
+def take_back(source: Known) -> tuple[Forward, ...]:
+    """Let a routine that was joined or split be itself again; return where its traces went.
+
+    It is proposed anew: what was decided about it before is not known any more.
+    Raises ConflictError where there is nothing to take back.
+    """
+    if not source.forwards:
+        raise ConflictError(f"{source.name} has been neither joined nor split")
+    forwards, source.forwards = source.forwards, ()
+    source.status = RoutineStatus.PROVISIONAL
+    return forwards
 
 
 def part_of(source: Known, rule: Forward) -> Known:

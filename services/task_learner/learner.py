@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from services.task_learner.admission import ACTIONS, ADMISSION_TABLES, Admission, Admitted
 from services.task_learner.catalogue import CATALOGUE_TABLES, Catalogue
-from services.task_learner.decisions import join, split
+from services.task_learner.decisions import join, split, take_back
 from services.task_learner.finder import Finder
 from services.task_learner.forgetting import Place, Unlearning, places_of_events
 from services.task_learner.memory import MEMORY_TABLES, Memory
@@ -29,6 +29,7 @@ from shared.errors import ConflictError, ContractError, NotFound
 from shared.jobs import Job
 from shared.schemas import (
     ForgetRange,
+    Forward,
     Level,
     Record,
     Routine,
@@ -182,10 +183,18 @@ class TaskLearner:
         parts = [self.known(rule.into) for rule in self.known(routine_id).forwards]
         return [part.record for part in parts if part.record is not None]
 
-    async def _decided(self, known: Known) -> Routine:
+    async def take_back(self, routine_id: str) -> Routine:
+        """Undo a join or a split; return the routine. Raises NotFound, ConflictError."""
+        source = self.known(routine_id)
+        forwards = take_back(source)
+        return await self._decided(source, forwards)
+
+    async def _decided(self, known: Known, taken_back: Iterable[Forward] = ()) -> Routine:
         """Publish what a person has decided, and what follows for other routines."""
         effects = Effects(self.room)
         with tracing.span(self.room, "decide", noted_trace(self.port.store, known.routine_id)):
+            if taken_back:
+                self._catalogue.take_back(known, taken_back, effects)
             record = self._catalogue.publish(known, effects)
             self._catalogue.forward(known, effects)
             await self._commit(effects)

@@ -41,6 +41,7 @@ __all__ = [
     "likeness",
     "places_of",
     "routine_id_of",
+    "step_of",
     "steps_from",
 ]
 
@@ -114,6 +115,7 @@ class Known:
     automatability: Automatability | None = None
     not_proposed: str | None = None  # why, in words
     forwards: tuple[Forward, ...] = ()  # joined or split by a person: where its traces go
+    left_out: tuple[Step, ...] = ()  # taught: what only some demonstrations have
     derived_from: str | None = None  # split off by a person: it has what is forwarded to it alone
     searched: int = 0  # the support when programmes were last looked for, and it was replayed
     coverage: float = 0.0
@@ -204,9 +206,9 @@ class Known:
         """Return the steps as the record shows them."""
         rows = [t.event_ids for t in self.traces.values()]
         return tuple(
-            _step(
-                token, self.flow.of_step[i], self.flow.constants[i],
-                sum(bool(row[i]) for row in rows) / len(rows) if rows else 1.0,
+            step_of(
+                token, sum(bool(row[i]) for row in rows) / len(rows) if rows else 1.0,
+                self.flow.of_step[i], self.flow.constants[i],
             )
             for i, token in enumerate(self.pattern.tokens)
         )  # fmt: skip
@@ -238,6 +240,7 @@ class Known:
             automatability=None if gone else self.automatability,
             not_proposed=None if gone else self.not_proposed,
             forwards=None if gone else self.forwards or None, derived_from=self.derived_from,
+            left_out=None if gone else self.left_out or None,
         )  # fmt: skip
 
     def _status(self, settings: TaskLearnerSettings, agents: Sequence["Known"]) -> RoutineStatus:
@@ -346,7 +349,10 @@ def _coarse(token: Token) -> Token:
     return token._replace(label="") if token.role in DATA_ROLES else token
 
 
-def _step(token: Token, parameter: str | None, constant: str | None, coverage: float) -> Step:
+def step_of(
+    token: Token, coverage: float, parameter: str | None = None, constant: str | None = None
+) -> Step:
+    """Return a step as a record shows it; `coverage` is the share of executions that have it."""
     action, _, keys = token.action.partition(" ")
     return Step(
         action=Action(action), application=token.application,

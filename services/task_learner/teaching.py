@@ -12,13 +12,15 @@ from services.task_learner.actions import Token
 from services.task_learner.catalogue import Catalogue
 from services.task_learner.discover import consensus
 from services.task_learner.memory import Demonstration, Memory
-from services.task_learner.routines import Known
+from services.task_learner.routines import Known, step_of
 from services.task_learner.segment import Execution, Pattern, align, fill
 from services.task_learner.traces import TraceKeeper
 from shared.bus.base import Effects
-from shared.schemas import Origin, RoutineStatus, derive_id
+from shared.schemas import Origin, RoutineStatus, Step, derive_id
 
 __all__ = ["Teaching"]
+
+_HALF = 0.5
 
 
 class Teaching:
@@ -71,6 +73,7 @@ class Teaching:
             known.status = RoutineStatus.PROPOSED
         if known.pattern != pattern:
             known.change_pattern(pattern)
+        known.left_out = _left_out(pattern, names, rows)
         for showing, row in zip(showings, rows, strict=True):
             places = [j for j, n in enumerate(row) if names[n] in pattern.numbers]
             seen = [pattern.numbers[names[row[j]]] for j in places]
@@ -82,3 +85,18 @@ class Teaching:
                 self._traces.take(known, showing.actions, [execution], effects, whole=True)
         if known.traces:
             self._catalogue.update(known, effects)
+
+
+def _left_out(
+    pattern: Pattern, names: Sequence[Token], rows: Sequence[Sequence[int]]
+) -> tuple[Step, ...]:
+    """Return what is no step although half of the demonstrations have it: perhaps one forgot it."""
+    shares = {
+        number: sum(number in row for row in rows) / len(rows)
+        for row in rows for number in row
+    }  # fmt: skip
+    return tuple(
+        step_of(names[number], share)
+        for number, share in shares.items()
+        if share >= _HALF and names[number] not in pattern.numbers
+    )

@@ -143,6 +143,9 @@ class Routine(Record):
     forwards: tuple[Forward, ...] | None = Field(
         None, description="joined or split: where its traces go"
     )
+    left_out: tuple[Step, ...] | None = Field(
+        None, description="taught: steps that only some demonstrations have, which nobody learns"
+    )
     derived_from: str | None = Field(None, description="routine_id of the one it was split from")
     num_forgotten: Annotated[int, Field(ge=0, description="counts traces that were forgotten")] = 0
 
