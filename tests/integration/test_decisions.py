@@ -140,3 +140,34 @@ async def test_a_split_that_tells_nothing_apart_is_refused(tmp_path, step, said)
         [routine] = await desk.live()
         with pytest.raises(ConflictError, match=said):
             await desk.logic.split(routine.routine_id, step)
+
+
+async def test_a_merge_is_undone_also_after_a_restart(tmp_path):
+    async with desk_in(tmp_path) as desk:
+        await desk.see(ui_logs.person(1, claims=12, mails=9))
+        claim, mail = await desk.live()
+        await desk.logic.join(mail.routine_id, claim.routine_id)
+        await desk.restart()
+        back = await desk.logic.take_back(mail.routine_id)
+        assert (back.routine_id, back.support, back.forwards) == (mail.routine_id, 9, None)
+        assert back.status is mail.status
+        await desk.restart()
+        more = ui_logs.person(2, claims=9, mails=9, session="s2", now_ms=1_700_100_000_000)
+        await desk.see(more)
+        assert by_support(await desk.live()) == {claim.name: 21, mail.name: 18}
+        with pytest.raises(ConflictError, match="neither joined nor split"):
+            await desk.logic.take_back(mail.routine_id)
+
+
+async def test_a_split_is_undone_and_can_be_made_again(tmp_path):
+    async with desk_in(tmp_path) as desk:
+        log = bookings(16, {3, 9, 12})
+        whole, parts = await split_bookings(desk, log)
+        await desk.logic.take_back(whole.routine_id)
+        [again] = await desk.live()
+        assert (again.routine_id, again.support) == (whole.routine_id, 16)
+        await desk.restart()
+        assert set(desk.logic.routines) == {whole.routine_id}
+        step = [s.label for s in again.steps].index("Breakfast")
+        again_parts = await desk.logic.split(whole.routine_id, step)
+        assert [(p.name, p.support) for p in again_parts] == [(p.name, p.support) for p in parts]

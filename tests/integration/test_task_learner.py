@@ -14,6 +14,7 @@ from shared.bus import Effects, open_bus
 from shared.clock import FakeClock
 from shared.errors import ConflictError
 from shared.schemas import (
+    Action,
     ForgetRange,
     Level,
     Origin,
@@ -288,6 +289,31 @@ async def test_a_taught_routine_needs_one_demonstration(tmp_path):
         assert routine.support == 3
         assert {p.name for p in routine.parameters} == {"e_mail", "full_name", "town", "amount"}
         assert [s.constant for s in routine.steps if s.label == "Currency"] == ["EUR"]
+
+
+async def test_a_step_that_one_demonstration_lacks_is_left_out_and_listed(tmp_path):
+    log = ui_logs.Log(random.Random(3))  # noqa: S311
+    for number in (1, 2, 3):
+        log.demonstration, log.showing = "Book a visit", number
+        log.show("desk/visit", [])
+        log.edit("desk/visit", "Guest", ui_logs.person_name(log.rng))
+        if number != 2:
+            log.add(Action.CLICK, "desk/visit", "checkbox", label="Breakfast")
+        if number == 3:
+            log.button("desk/visit", "Help")  # once: a detour
+        log.button("desk/visit", "Book")
+        log.demonstration = log.showing = None
+        log.pause(20, 40)
+    async with desk_in(tmp_path) as desk:
+        await desk.see(log)
+        desk.clock.advance(10_000)
+        await desk.tick()
+        await desk.restart()
+        [known] = desk.logic.routines.values()
+        for routine in (*await desk.live(), known.to_record(1)):
+            assert labels(routine) == ["Guest", "Book"]
+            [step] = routine.left_out
+            assert (step.label, round(step.coverage, 2)) == ("Breakfast", 0.67)
 
 
 async def test_forgetting_deletes_traces_and_then_the_routine(tmp_path):
