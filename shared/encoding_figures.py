@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from shared.schemas import Box, SnapshotElement
 
-__all__ = ["COLOUR_WORDS", "SHAPE_TAGS", "Figures", "colour_name", "lines_of"]
+__all__ = ["COLOUR_WORDS", "SHAPE_TAGS", "Figures", "colour_name", "lines_of", "tells_figure"]
 
 SHAPE_TAGS = frozenset(("circle", "ellipse", "rect", "polygon", "path", "text", "tspan", "line"))
 COLOURS = {
@@ -52,6 +52,15 @@ def colour_name(text: str) -> tuple[str, str | None]:
     return name, ranked[0][1] if ranked[0][0] >= ranked[1][0] + _LEADS else None
 
 
+def tells_figure(text: str) -> bool:
+    """Tell whether a text is no name but what a figure looks like: large yellow circles, 9s."""
+    words = text.casefold().split()
+    singular = {word.removesuffix("s") for word in words} | set(words)
+    return bool(singular & (_KIND_WORDS | COLOUR_WORDS | _SIZES.keys())) or any(
+        _GLYPH.match(part) for part in text.split()
+    )
+
+
 class Figures:
     """The figures of one screen against one instruction's words."""
 
@@ -76,7 +85,8 @@ class Figures:
         told = [t for t in (self._kinds, self._colours, self._size, self._glyph) if t]
         known = {i: self._known(e) for i, e in self._all.items()} if told else {}
         self.fitting = {i: count for i, count in known.items() if count is not None}
-        self._sure = all(count == len(told) for count in self.fitting.values())
+        # Whether all that is told is known of each of them.
+        self.sure = all(count == len(told) for count in self.fitting.values())
 
     def _known(self, e: SnapshotElement) -> int | None:
         """Return in how many respects a figure is known to be what is told, None if it is not."""
@@ -102,7 +112,7 @@ class Figures:
 
     def counted(self, text: str) -> bool:
         """Tell whether a text is the number of the figures that fit, all of them for certain."""
-        counts = self._sure and bool(self._all) and text.isdigit()
+        counts = self.sure and bool(self._all) and text.isdigit()
         return counts and int(text) == len(self.fitting)
 
     def named(self, text: str) -> bool:

@@ -16,7 +16,6 @@ from functools import lru_cache
 
 from shared.encoding import Encoded, HistoryStep, at_words, normalise
 from shared.encoding_figures import (
-    COLOUR_WORDS,
     COLOURS,
     SAME_COLOURS,
     SHAPE_TAGS,
@@ -28,10 +27,10 @@ from shared.goal import Goal, GoalSource, find_goal, month_of, read_goal
 from shared.schemas import Snapshot, SnapshotElement
 
 __all__ = [
-    "COLOUR_WORDS",
     "GOAL_ENCODING_VERSION",
     "GOAL_HASHED_CONTEXT",
     "GOAL_HASHED_ELEMENT",
+    "GOAL_PLACES",
     "GOAL_STEPS",
     "NUM_GOAL_CONTEXT",
     "NUM_GOAL_ELEMENT",
@@ -82,7 +81,7 @@ _E, NUM_GOAL_ELEMENT = _layout({
     "tag": len(_TAGS) + 1, "kind": len(_KINDS), "state": len(_STATES), "filled": 2,
     "match": _VIEWS * 5, "slot": _VIEWS * _SLOTS, "asked": _SLOTS, "style_goal": 2,
     "exact": 1, "starts": 1, "near_match": 2, "count": 3,
-    "place": 8, "last_of": 1, "ordinal": 1, "box": 5, "done": 4, "after": 2, "row_done": 1,
+    "place": 8, "last_of": 1, "box": 5, "ordinal": 1, "done": 4, "after": 2, "row_done": 1,
     "new": 1, "colour": 3 + len(COLOURS), "number": 3, "day": 1, "left": 1, "row_unique": 2,
     "option": 1, "fits": 2, "counted": 1, "named": 1, "id_told": 1, "last_span": 1,
     "lined": 2 * _LINED,
@@ -94,6 +93,7 @@ _G, NUM_GOAL_CONTEXT = _layout({
 })  # fmt: skip
 GOAL_HASHED_ELEMENT = range(0, _E["tag"])
 GOAL_HASHED_CONTEXT = range(0, _G["op"])
+GOAL_PLACES = range(_E["count"], _E["box"] + 5)  # where an element stands among others
 
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -167,6 +167,11 @@ class Page:
             if shows:
                 found.append(e.index)
         return found
+
+    def figures(self, goal: Goal | None) -> Figures:
+        """Return what is drawn, against an instruction."""
+        words, spans = (goal.words, goal.spans) if goal is not None else ((), ())
+        return Figures(self.shown, self.texts, words, spans, self.goal_colours)
 
     def _text(self, e: SnapshotElement) -> str:
         for text in (e.name, e.text):
@@ -309,9 +314,7 @@ class _Reading:
         self.rows: dict[int, tuple[int, int, float]] = {}
         self.indices = indices
         words = goal.words if goal is not None else ()
-        self.figures = Figures(
-            page.shown, page.texts, words, goal.spans if goal is not None else (), page.goal_colours
-        )
+        self.figures = page.figures(goal)
         self.colours = {SAME_COLOURS.get(w, w) for w in words} | page.goal_colours
         self.lines = lines_of([page.elements[i] for i in indices])
         self._measure()
@@ -510,7 +513,8 @@ class _Reading:
         }
         for out in rows:
             looks = out[_E["colour"]] or out[_E["colour"] + 1] or out[_E["fits"]]
-            matched = out[own] or out[label] or looks
+            icon = out[row + 3] == best > 0 and out[_E["style_goal"]] and not out[own]
+            matched = out[own] or out[label] or looks or icon
             todo = bool(matched) and not out[_E["done"]] and not out[_E["state"]]
             out[_E["left"]] = float(todo)
             left += todo

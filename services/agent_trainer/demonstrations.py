@@ -27,7 +27,8 @@ from shared.encoding import (
     normalise,
     step_of,
 )
-from shared.encoding_goal import COLOUR_WORDS, NUM_GOAL_CONTEXT, NUM_GOAL_ELEMENT
+from shared.encoding_figures import SHAPE_TAGS, tells_figure
+from shared.encoding_goal import NUM_GOAL_CONTEXT, NUM_GOAL_ELEMENT
 from shared.errors import TrainingError, WatError
 from shared.goal import Reading
 from shared.manifest import ActionEntry
@@ -106,13 +107,14 @@ def _meant(demonstration: Demonstration) -> dict[str, str]:
         for name in (element.element_id or "", *(element.classes or ()))
         for token in _STYLE_WORD.findall(name)
     }
+    drawn = any(e.tag in SHAPE_TAGS or e.colour for e in demonstration.states[0].snapshot.elements)
     return {
         name: value
         for name, value in demonstration.values.items()
         if not any(c.isalpha() for c in value)
         or _NUMBERED.match(value)
         or set(normalise(value).split()) & style
-        or normalise(value) in COLOUR_WORDS
+        or (drawn and tells_figure(value))
     }
 
 

@@ -16,7 +16,7 @@ from shared.encoding import FIELD_ROLES, MAX_SLOTS, normalise
 from shared.encoding_figures import SHAPE_TAGS
 from shared.encoding_goal import Page, is_control
 from shared.errors import TrainingError, WatError
-from shared.goal import GoalSource, Reading, goal_key, goal_slots
+from shared.goal import GoalSource, Reading, goal_key, goal_slots, read_goal
 from shared.manifest import KEYS, MAX_ACTIONS, ActionEntry, Op
 from shared.schemas import Action, Box, Routine, Snapshot, SnapshotElement, Trace, UiEvent
 from shared.screen import Sighting
@@ -28,6 +28,7 @@ _TEMPLATE_SHARE = 0.6  # of the sentences that have a word of the vocabulary
 _KNOWN_SHARE, _KNOWN_FROM = 0.12, 3  # a word of so many, and of this many, is no name either
 _CONTROLS_SHARE = 0.98  # of the steps on controls, from which on nothing else is a candidate
 _MIN_WORDS = 2
+_SURE_FROM, _SURE_SHARE = 8, 0.25  # demonstrations that are enough to leave the others out
 _MAX_CONSTANTS = 12
 _Kind = tuple[str, str, str | None]
 _TOGGLES = frozenset(("checkbox", "switch"))
@@ -360,11 +361,28 @@ def _chore(
             )
             continue
         left_out.append("a value that was entered is neither told nor the same each time")
+    sure = [d for d in demonstrations if not _lacks(d, reading.goal)]
+    if len(sure) >= max(_SURE_FROM, _SURE_SHARE * len(demonstrations)):
+        left_out += ["its screen lacks what the instruction tells of it"] * (
+            len(demonstrations) - len(sure)
+        )
+        demonstrations = sure
     if needs_result and not any(d.final for d in demonstrations):
         raise TrainingError(NO_RESULT)
     if len(demonstrations) < 2:
         raise TrainingError("fewer than 2 traces can be learnt from: show it more often")
     return _with_actions(demonstrations, constants, reading, left_out, read)
+
+
+def _lacks(demonstration: Demonstration, source: GoalSource | None) -> bool:
+    """Tell whether the instruction tells of figures what the recording does not have: a colour.
+
+    Such a choice looks like chance, and would be learnt by heart.
+    """
+    page = Page(demonstration.states[0].snapshot, source)
+    if source is None or not page.goal_text:
+        return False
+    return not page.figures(read_goal(page.goal_text, source.vocabulary)).sure
 
 
 def _with_actions(

@@ -37,7 +37,7 @@ from services.agent_trainer.order import Order
 from services.agent_trainer.policy import Policy
 from shared.artifacts import Artifacts
 from shared.encoding import HASHED_CONTEXT_FEATURES, HASHED_ELEMENT_FEATURES
-from shared.encoding_goal import GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT
+from shared.encoding_goal import GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT, GOAL_PLACES
 from shared.errors import Diverged, TrainingError, WatError
 from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
 from shared.schemas import Level, Snapshot, Trace
@@ -49,7 +49,8 @@ T = TypeVar("T", Trace, Snapshot)
 
 MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of this size
 _NUM_HELD_VARIANTS = 8
-Hashed = tuple[range, range]  # places of hashed words in an element's and in the context's features
+# Where hashed words are in an element's and in the context's features, and an element's place.
+Hashed = tuple[range, range, range]
 _GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
 
 
@@ -133,9 +134,9 @@ def train(order: Order) -> None:
         context=options.context_widths,
         score=options.score_widths,
     )
-    hashed = HASHED_ELEMENT_FEATURES, HASHED_CONTEXT_FEATURES
+    hashed = HASHED_ELEMENT_FEATURES, HASHED_CONTEXT_FEATURES, range(0)
     if chore.reading is not None:
-        hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT
+        hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES
     trial = fit(network, learn_data, held_data, options, hashed=hashed)
     held_judged = judge(decide_all(trial.policy, held_data), held_data)
     shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
@@ -353,11 +354,15 @@ def _loss(
     """
     x_MF, owner_M = rows_of(data, chosen)
     g_BG = torch.from_numpy(data.g_EG[chosen])
-    for features, places in zip((x_MF, g_BG), hashed, strict=True):
+    for features, places in zip((x_MF, g_BG), hashed[:2], strict=True):
         if options is not None:
             words = features[:, places.start : places.stop]  # both are copies of the data
             words *= torch.rand_like(words) >= options.word_dropout
             words += (1 - words) * (torch.rand_like(words) < options.word_noise)
+    if options is not None and len(places := hashed[2]):
+        # A choice that nothing explains would be learnt by heart, by its place and the words.
+        forgotten_B = torch.rand(len(chosen)) < options.place_dropout
+        x_MF[:, places.start : places.stop] *= ~forgotten_B[owner_M][:, None]
     logits_MA, finish_B = policy(x_MF, g_BG, owner_M)
     index = owner_M[:, None]
     top_B = finish_B.scatter_reduce(0, owner_M, logits_MA.amax(1), "amax").detach()

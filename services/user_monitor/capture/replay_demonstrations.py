@@ -233,10 +233,12 @@ class _Demonstration:
                     chosen = chosen.parent
                 if chosen is not None and chosen.tag == "select":
                     opened = opened or (at, chosen.ref)
+                elif target is not None and target.role == "spinbutton":
+                    edited = edited or (at, target.ref)  # its arrows change it like keys
                 elif not self._is_clicked_later(at):
                     yield from self._click(at, target, start_ms)
             elif kind == "click" and target is not None and target.tag not in ("select", "option"):
-                if not self._hands_on(at, target):
+                if target.role != "spinbutton" and not self._hands_on(at, target):
                     snap_at = pressed if pressed and self._is_near(pressed, at) else at
                     yield from self._click(snap_at, target, start_ms)
             elif kind == "keydown":
@@ -264,6 +266,8 @@ class _Demonstration:
         return next((n for n in self._roots[at].walk() if n.ref == ref), None)
 
     def _left(self, at: int, kind: str, target: _Node | None, edited: tuple[int, int]) -> bool:
+        if target is not None and target.ref == edited[1] and target.role == "spinbutton":
+            return False
         return kind == "mousedown" or (target is not None and target.ref != edited[1])
 
     def _is_near(self, pressed: int, at: int) -> bool:

@@ -5,6 +5,7 @@ from services.agent_trainer.instructed import read_instructed
 from shared.errors import TrainingError
 from shared.schemas import (
     Action,
+    Box,
     Element,
     Level,
     Origin,
@@ -61,13 +62,16 @@ def read(*traces, needs_result=False):
         made.append(
             Trace(trace_id=f"t{number}", routine_id="r", user_id="u", events=own, parameters={})
         )
-    routine = Routine(
+    return read_instructed(routine(made), made, screens.__getitem__, needs_result=needs_result)
+
+
+def routine(traces):
+    return Routine(
         id="r", time_ms=0, routine_id="r", revision=1, user_id="u", name="send",
         origin=Origin.MINED, status=RoutineStatus.APPROVED, level=Level.VALUES,
-        applications=("app",), steps=(), parameters=(), support=len(made), coverage=1,
+        applications=("app",), steps=(), parameters=(), support=len(traces), coverage=1,
         median_ms=1,
     )  # fmt: skip
-    return read_instructed(routine, made, screens.__getitem__, needs_result=needs_result)
 
 
 def sending(name, *extra):
@@ -139,3 +143,30 @@ def test_a_value_that_is_told_nowhere_leaves_its_trace_out():
 def test_without_a_result_it_fails_where_one_is_needed():
     with pytest.raises(TrainingError, match="after its last step"):
         read(*map(sending, NAMES), needs_result=True)
+
+
+def drawn(goal, colour=None):
+    box = {"box": Box(x_px=0, y_px=0, width_px=9, height_px=9)}
+    shapes = tuple(
+        SnapshotElement(index=i, role="generic", tag="circle", colour=colour, **box) for i in (1, 2)
+    )
+    task = SnapshotElement(
+        index=0, role="generic", tag="div", element_id="task", text=Text(clear=goal)
+    )
+    return Snapshot(application="app", level=Level.VALUES, elements=(task, *shapes))
+
+
+def test_a_recording_without_the_colour_that_is_told_is_left_out():
+    told = [drawn(f"Press on a {c} circle") for c in ("red", "blue") * 4]
+    plain = [drawn("Press on a circle") for _ in range(8)]
+    screens = {f"{i:064x}": screen for i, screen in enumerate((*told, *plain))}
+    traces = [
+        Trace(
+            trace_id=digest, routine_id="r", user_id="u", parameters={},
+            events=(event(1, Action.CLICK, 1).model_copy(update={"snapshot": digest}),),
+        )
+        for digest in screens
+    ]  # fmt: skip
+    chore = read_instructed(routine(traces), traces, screens.__getitem__, needs_result=False)
+    assert len(chore.demonstrations) == 8
+    assert len(chore.left_out) == 8

@@ -21,7 +21,7 @@ from shared.manifest import Network  # noqa: E402
 from shared.module import reference_logits, reference_step  # noqa: E402
 
 torch.set_num_threads(1)
-HASHED = range(0), range(0)
+HASHED = range(0), range(0), range(0)
 NETWORK = Network(
     num_features=5, num_context=3, num_actions=2, element=(8,), context=(8,), score=()
 )

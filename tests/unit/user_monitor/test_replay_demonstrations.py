@@ -187,3 +187,20 @@ def test_several_options_of_a_list_are_several_choices():
         state(send, "mousedown", 3), state(send, "click", 4), utterance="Choose al, cy and send",
     )  # fmt: skip
     assert [c.untrusted_value for c in found if c.action is Action.SELECT] == ["al", "cy"]
+
+
+def test_the_arrows_of_a_number_field_edit_it():
+    def shows(value, on="field"):
+        return page(
+            dom("INPUT_number", 3, value=value, recordingTarget=on == "field"),
+            dom("BUTTON", 7, text="Send", recordingTarget=on == "button"),
+        )
+
+    found = captures(
+        state(shows("")), state(shows(""), "mousedown", 1), state(shows("1"), "click", 2),
+        state(shows("1"), "mousedown", 3), state(shows("2"), "click", 4),
+        state(shows("2", "button"), "mousedown", 5), state(shows("2", "button"), "click", 6),
+    )  # fmt: skip
+    assert [(c.action, c.untrusted_value) for c in found] == [
+        (Action.EDIT, "2"), (Action.CLICK, None),
+    ]  # fmt: skip
