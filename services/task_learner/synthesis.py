@@ -278,6 +278,8 @@ def _search(examples: Sequence[Example]) -> Iterator[Way]:
     starts: dict[str, list[_Atom]] = defaultdict(list)
     for atom in atoms:
         starts[atom.texts[0][0]].append(atom)
+    if not _can_be_made(results, starts):
+        return
     order = count()
     heap: list[tuple[float, int, tuple[int, ...], tuple[_Atom | str, ...]]] = [
         (0.0, next(order), (0,) * len(results), ())
@@ -310,6 +312,31 @@ def _search(examples: Sequence[Example]) -> Iterator[Way]:
             text = results[0][at[0] : at[0] + length]
             there = tuple(p + length for p in at)
             heapq.heappush(heap, (bits + cost, next(order), there, (*parts, text)))
+
+
+def _can_be_made(results: Sequence[str], starts: Mapping[str, Sequence[_Atom]]) -> bool:
+    """Tell whether any way makes all results: most fields follow from nothing, and to see that
+    takes one look at each state instead of `_POPS_A_STATE`.
+    """
+    goal = tuple(map(len, results))
+    waiting = [((0,) * len(results), False)]
+    seen = set(waiting)
+    while waiting and len(seen) < _MAX_POPS:
+        at, after_literal = waiting.pop()
+        if at == goal:
+            return True
+        found = [
+            (tuple(p + len(t) for p, t in zip(at, atom.texts, strict=True)), False)
+            for atom in starts.get(results[0][at[0] : at[0] + 1], ())
+            if all(r.startswith(t, p) for r, t, p in zip(results, atom.texts, at, strict=True))
+        ]
+        if not after_literal:
+            lengths = range(1, 1 + sum(1 for _ in _common(results, at)))
+            found += [(tuple(p + length for p in at), True) for length in lengths]
+        new = set(found) - seen
+        seen |= new
+        waiting += sorted(new)
+    return bool(waiting)  # too many to tell
 
 
 def _common(results: Sequence[str], at: Sequence[int]) -> Iterator[str]:
