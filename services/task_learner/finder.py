@@ -239,8 +239,8 @@ def _holds(pattern: Pattern, found: Sequence[Execution], finding: Finding) -> bo
     new = [
         i for i, token in enumerate(finding.pattern.tokens) if token not in pattern.numbers
     ]  # fmt: skip
+    most = max(len(found), len(finding.executions))  # a step that costs executions is not firm
     firm = any(
-        sum(e.steps[i] is not None for e in finding.executions) >= _ENTERS * len(finding.executions)
-        for i in new
+        sum(e.steps[i] is not None for e in finding.executions) >= _ENTERS * most for i in new
     )
     return not seldom and not firm
