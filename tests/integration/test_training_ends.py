@@ -23,7 +23,7 @@ from shared.topics import Room, Topic
 from tests.unit.agent_trainer.club import demonstrations, routine
 
 # A child loads torch, which a busy machine makes slow.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 
 ENDLESS = TrainOptions(num_variants=20, num_epochs=500, patience=100, min_epochs=500)
 
@@ -41,7 +41,7 @@ def ordered(root: Path, options: TrainOptions = ENDLESS, **limits: int) -> Order
     )  # fmt: skip
 
 
-async def trained(order: Order, wall_limit_s: float = 400) -> dict[str, object]:
+async def trained(order: Order, wall_limit_s: float = 900) -> dict[str, object]:
     return await run_child(
         order.model_dump_json(), on_line=lambda line: None, wall_limit_s=wall_limit_s,
         stop=asyncio.Event(),
@@ -99,14 +99,14 @@ async def test_a_killed_service_trains_anew_and_makes_the_module_that_an_undistu
 
     process = await trainer()
     try:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             while not any((data / "trainings").glob("*")):
                 await asyncio.sleep(0.02)
         process.kill()
         await process.wait()
         assert await cards() == []
         process = await trainer()
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(900):
             while not (made := await cards()):
                 assert process.returncode is None, (tmp_path / "trainer.log").read_text()
                 await asyncio.sleep(0.2)
