@@ -4,7 +4,9 @@ Real `wat serve` processes and a real broker.
 """
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -110,6 +112,12 @@ async def publish(bus: Bus, found: list[UiEvent]) -> None:
     await port.close()
 
 
+def streams(path: Path) -> list[tuple[str, bytes]]:
+    """Return each person's model and labels, as a learner's store keeps them."""
+    with contextlib.closing(sqlite3.connect(path)) as store:
+        return list(store.execute("SELECT user_id, state FROM streams"))
+
+
 async def undisturbed(folder: Path) -> dict[str, int]:
     """Return what a learner that nobody disturbs finds: routine -> support."""
     common = CommonSettings(data_dir=folder, config_dir=folder / "config")
@@ -166,6 +174,8 @@ async def test_a_standby_takes_over_and_a_lost_store_is_filled_again(
         assert after[chosen][:2] == ("My chore", "approved")
 
         await second.end()
+        calm = next((tmp_path / "calm").rglob("tasks.sqlite3"))
+        assert streams(shared / "data" / "kafka" / "task-learner.sqlite3") == streams(calm)
         num_published = await published(bus)
         for path in (shared / "data" / "kafka").glob("task-learner.sqlite3*"):
             path.unlink()
