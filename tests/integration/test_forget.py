@@ -302,9 +302,9 @@ def _woven(*stories: Story) -> str:
 
 
 async def test_the_last_minutes_go_and_support_shrinks(tmp_path, monkeypatch):
-    async with office(tmp_path, monkeypatch) as here:
+    async with office(tmp_path, monkeypatch) as here, flowing(here, monkeypatch):
         early, late = Story(monkeypatch, 1), Story(monkeypatch, 2, num=3)
-        await here.replay(early)
+        session = await here.replay(early)
         await here.learned(1, 8)
         await asyncio.sleep(3)
         middle_s = time.time()
@@ -312,12 +312,15 @@ async def test_the_last_minutes_go_and_support_shrinks(tmp_path, monkeypatch):
         await here.replay(late)
         await here.learned(1, 11)
         [before] = await here.routines()
+        flowed = here.flowed
         await here.forget(last_ms=int((time.time() - middle_s) * 1000))
         assert here.files_with(late.word) == []
         [after] = await here.routines()
         assert after["support"] == 8
         assert after["routine_id"] == before["routine_id"]
-        assert len(await here.events()) == early.num_events
+        sessions = [e.session for e in await here.events()]
+        assert sessions.count(session) == early.num_events
+        assert here.flowed > flowed
         shown = await here.get(f"task-learner/routines/{after['routine_id']}")
         assert shown["num_forgotten"] >= 3
 
@@ -334,7 +337,10 @@ async def test_everything_goes_and_what_comes_later_is_learned(tmp_path, monkeyp
                 await here.post(f"task-learner/routines/{routine['routine_id']}/approve")
             await here.wat("forget", "--all", expect=1)  # nobody there to be asked
             assert here.files_with(first.word)
-        said = await here.wat("forget", "--all", "--yes")
+            await here.wat("forget", "--all", "--yes")
+            for words in (first.word, second.word, "Submit claim", "Scanned"):
+                assert here.files_with(words) == []
+        said = await here.wat("forget", "--all", "--yes")  # what flowed meanwhile too
         assert "no byte of it is left" in said
         for words in (first.word, second.word, "Submit claim", "Scanned", "desk.test", "flow.test"):
             assert here.files_with(words) == []

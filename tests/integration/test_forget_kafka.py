@@ -33,7 +33,8 @@ async def test_on_a_broker_all_rooms_forget_and_say_when_the_last_byte_goes(
         await here.learned(2, 5)
         assert here.files_with(first.word)
 
-        deleted = await here.forget(session=early)
+        async with flowing(here, monkeypatch):
+            deleted = await here.forget(session=early)
         assert deleted[Room.USER_MONITOR]["events"] == first.num_events
         assert deleted[Room.TASK_LEARNER]["routines"] == 1
         assert here.files_with(first.word) == []
@@ -56,9 +57,12 @@ async def test_on_a_broker_all_rooms_forget_and_say_when_the_last_byte_goes(
     assert middle.word not in told
 
     async with office(tmp_path / "home", monkeypatch, url) as here:
-        await here.forget(everything=True)
-        for story in (first, kept, middle):
-            assert here.files_with(story.word) == []
+        async with flowing(here, monkeypatch):
+            await here.forget(everything=True)
+            for story in (first, kept, middle):
+                assert here.files_with(story.word) == []
+        assert here.flowed
+        await here.forget(everything=True)  # what flowed meanwhile too
         assert await here.events() == []
     support, told = await learn_anew(url, tmp_path / "anew-2")
     assert support == []

@@ -30,6 +30,10 @@ _POINTS = {
 }
 """Failpoints of each room, and how many passages may go by."""
 
+_BUSY = (Room.USER_MONITOR, Room.TASK_LEARNER)
+"""They always have something to do: in one process with them another's failpoint would be waited
+for in vain, and nothing be killed meanwhile."""
+
 
 class FleetError(Exception):
     """A service did not do what was asked, or ended by itself."""
@@ -178,7 +182,7 @@ class Fleet:
     def arm(self, unit: Unit, rng: random.Random) -> None:
         """Have the next process of `unit` killed at one of its failpoints."""
         kafka = self.environment.get("WAT_BUS_URL", "").startswith("kafka:")
-        room = rng.choice(unit.rooms)
+        room = rng.choice([room for room in unit.rooms if room in _BUSY] or unit.rooms)
         points = _POINTS[room] + ((("sent", 6),) if kafka else ())
         name, most = rng.choice(points)
         unit.failpoint = f"{name}:{rng.randint(1, most)}"
