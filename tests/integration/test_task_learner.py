@@ -425,3 +425,16 @@ async def test_a_decision_belongs_to_the_trace_that_the_routine_came_of(tmp_path
         [approved] = await desk.bus.read(Topic.TASKS, 0, end - 1, 1)
         assert decode(approved.value, approved.headers).status is RoutineStatus.APPROVED
         assert tracing.context_of(approved.headers) == contexts[0]
+
+
+async def test_a_stream_whose_state_is_lost_is_begun_anew_with_the_window(tmp_path):
+    async with desk_in(tmp_path) as desk:
+        await desk.see(ui_logs.person(1, claims=12))
+        [before] = await desk.live()
+        await desk.service.port.store.write(lambda writer: writer.execute("DELETE FROM streams"))
+        await desk.restart()
+        later = ui_logs.person(2, claims=8, session="s2", now_ms=1_700_100_000_000)
+        await desk.see(later)
+        [after] = await desk.live()
+        assert (after.routine_id, after.support) == (before.routine_id, 20)
+        assert desk.service.port.store.query("SELECT count(*) FROM streams") == [(1,)]
