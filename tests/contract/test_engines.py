@@ -22,7 +22,12 @@ from services.agent_trainer.export import export  # noqa: E402
 from services.agent_trainer.instructed import read_instructed  # noqa: E402
 from services.agent_trainer.options import TrainOptions  # noqa: E402
 from services.agent_trainer.train import fit  # noqa: E402
-from shared.encoding_goal import GOAL_ENCODING_VERSION, GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT  # noqa: E402
+from shared.encoding_goal import (  # noqa: E402
+    GOAL_ENCODING_VERSION,
+    GOAL_HASHED_CONTEXT,
+    GOAL_HASHED_ELEMENT,
+    GOAL_PLACES,
+)
 from shared.manifest import Network, Status  # noqa: E402
 from shared.module import parse, sign, verify  # noqa: E402
 from shared.page import Browser  # noqa: E402
@@ -126,7 +131,7 @@ def trained():
         score=options.score_widths,
     )  # fmt: skip
     data = build(variants(chore.demonstrations, chore, 45, 0), chore, 60_000)
-    hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT
+    hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES
     learnt = build(variants(chore.demonstrations, chore, 8, 1), chore, 60_000)
     policy = fit(network, learnt, None, options, hashed=hashed, num_epochs=3).policy
     return routine, chore, policy, data
