@@ -213,12 +213,12 @@ class Miner:
         This is how the newest model labels it, in the light of all of the window: not what was
         given away as final. Kinds are numbered anew.
         """
-        bags: dict[int, set[int]] = defaultdict(set)
+        rows: dict[int, list[int]] = defaultdict(list)
         for token, node in zip(self._tokens, self._seen, strict=True):
             if node.first != NOISE:
-                bags[node.first].add(token)
-        groups = Types().recluster([(frozenset(bag), None) for bag in bags.values()])
-        kinds = dict(zip(bags, groups, strict=True))
+                rows[node.first].append(token)
+        groups = Types().recluster([(row, None) for row in rows.values()])
+        kinds = dict(zip(rows, groups, strict=True))
         return [None if n.first == NOISE else (n.first, kinds[n.first]) for n in self._seen]
 
     def dump(self) -> dict[str, Any]:
@@ -281,19 +281,19 @@ class Miner:
         return nodes
 
     def _recluster(self, nodes: list[Node]) -> None:
-        tokens: dict[int, set[int]] = defaultdict(set)
+        tokens: dict[int, list[int]] = defaultdict(list)
         before: dict[int, Counter[int]] = defaultdict(Counter)
         for node in nodes:
             if node.first == NOISE:
                 continue
             index = node.position - self._start
-            tokens[node.first].add(self._tokens[index])
+            tokens[node.first].append(self._tokens[index])
             old = self._labels[index] if index < len(self._labels) else None
             if old in self._kinds:
                 before[node.first][self._kinds[old]] += 1
         executions = [
-            (frozenset(bag), max(before[f], key=lambda k: (before[f][k], -k), default=None))
-            for f, bag in tokens.items()
+            (thread, max(before[f], key=lambda k: (before[f][k], -k), default=None))
+            for f, thread in tokens.items()
         ]
         self._types.recluster(executions)
 

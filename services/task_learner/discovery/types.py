@@ -5,17 +5,26 @@ like, or founds one. From time to time all executions in view are clustered afre
 take over the ids of the types most of their executions had. Types not seen for long are dropped.
 Pure and deterministic.
 
-Source: leader clustering (Hartigan 1975) under the weighted Jaccard (Ruzicka) similarity.
+Variants that share steps become one type where their executions are shorter to tell as one chain of
+tokens than as two and which of them each is.
+
+Source: leader clustering (Hartigan 1975) under the weighted Jaccard (Ruzicka) similarity; two-part
+description length (Rissanen 1978).
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["Types"]
 
 _LIKE = 0.25  # similarity from which on an execution belongs to a type
 _KEPT = 500  # types, those last seen
+_VARIANT = 0.7  # … and to a variant of one
+_FEW = 3  # executions below which a variant tells nothing of its own
+_EDGE = -1  # before the first token and after the last
 _FADE = 200.0  # executions after which the older ones count half
 
 
@@ -98,19 +107,12 @@ class Types:
         """Return the type that the beginning of an execution is most like."""
         return _nearest(self._clusters, dict.fromkeys(frozenset(tokens), 1.0))
 
-    def recluster(self, executions: Sequence[tuple[frozenset[int], int | None]]) -> list[int]:
+    def recluster(self, executions: Sequence[tuple[Sequence[int], int | None]]) -> list[int]:
         """Cluster all executions in view, each with the type it had; return their types now."""
-        clusters: dict[int, _Cluster] = {}
-        members: list[int] = []
-        for bag, _ in executions:
-            number = _nearest(clusters, dict.fromkeys(bag, 1.0))
-            if number is None:
-                number = len(clusters)
-                clusters[number] = _Cluster()
-            clusters[number].add(bag)
-            members.append(number)
-        into = _merged(clusters)
-        members = [into[m] for m in members]
+        members = _clustered([tokens for tokens, _ in executions])
+        clusters: dict[int, _Cluster] = defaultdict(_Cluster)
+        for member, (tokens, _) in zip(members, executions, strict=True):
+            clusters[member].add(frozenset(tokens))
         votes: dict[int, Counter[int]] = defaultdict(Counter)
         for member, (_, before) in zip(members, executions, strict=True):
             if before is not None:
@@ -135,8 +137,10 @@ class Types:
         return [names[m] for m in members]
 
 
-def _nearest(clusters: Mapping[int, _Cluster], shares: Mapping[int, float]) -> int | None:
-    best, found = _LIKE, None
+def _nearest(
+    clusters: Mapping[int, _Cluster], shares: Mapping[int, float], least: float = _LIKE
+) -> int | None:
+    best, found = least, None
     for number, cluster in clusters.items():
         value = cluster.likeness(shares)
         if value > best:
@@ -144,20 +148,72 @@ def _nearest(clusters: Mapping[int, _Cluster], shares: Mapping[int, float]) -> i
     return found
 
 
-def _merged(clusters: dict[int, _Cluster]) -> dict[int, int]:
-    """Merge clusters that are alike; return into which each went."""
+def _clustered(executions: Sequence[Sequence[int]]) -> list[int]:
+    """Return a cluster for each execution: variants that are shorter to tell as one than apart."""
+    clusters: dict[int, _Cluster] = {}
+    chains: dict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
+    members: list[int] = []
+    for tokens in executions:
+        bag = frozenset(tokens)
+        number = _nearest(clusters, dict.fromkeys(bag, 1.0), _VARIANT)
+        if number is None:
+            number = len(clusters)
+            clusters[number] = _Cluster()
+        clusters[number].add(bag)
+        chains[number].update(pairwise((_EDGE, *tokens, _EDGE)))
+        members.append(number)
     into = {number: number for number in clusters}
-    for number in sorted(clusters, key=lambda n: clusters[n].weight):
-        cluster = clusters.pop(number)
-        other = _nearest(clusters, cluster.shares())
-        if other is None:
-            clusters[number] = cluster
-        else:
-            clusters[other].join(cluster)
-            into[number] = other
+    parameter = 0.5 * math.log(len(executions) + 1)
+    while (pair := _cheapest(clusters, chains, parameter)) is not None:
+        kept, gone = pair
+        clusters[kept].join(clusters.pop(gone))
+        chains[kept].update(chains.pop(gone))
+        into[gone] = kept
+    for number in sorted(clusters, key=lambda n: (clusters[n].weight, n)):
+        if clusters[number].weight < _FEW:
+            cluster = clusters.pop(number)
+            other = _nearest(clusters, cluster.shares())
+            into[number] = number if other is None else other
+            clusters[into[number]] = clusters.get(into[number], cluster)
     for number in into:
         at = number
         while into[at] != at:
             at = into[at]
         into[number] = at
-    return into
+    return [into[m] for m in members]
+
+
+def _cheapest(
+    clusters: Mapping[int, _Cluster], chains: Mapping[int, Counter[tuple[int, int]]],
+    parameter: float,
+) -> tuple[int, int] | None:  # fmt: skip
+    """Return the two clusters that it saves most to tell as one, if there are such."""
+    some = [n for n, c in clusters.items() if c.weight >= _FEW]
+    best, found = 0.0, None
+    lengths = {n: _length(chains[n], parameter) for n in some}
+    for i, first in enumerate(some):
+        shares = clusters[first].shares()
+        for second in some[i + 1 :]:
+            if clusters[second].likeness(shares) <= _LIKE:
+                continue
+            more = _length(chains[first] + chains[second], parameter)
+            more -= lengths[first] + lengths[second]
+            more -= _naming(clusters[first].weight, clusters[second].weight)
+            if more < best:
+                best, found = more, (first, second)
+    return found
+
+
+def _length(chain: Mapping[tuple[int, int], int], parameter: float) -> float:
+    """Return the nats to tell executions as a chain of tokens, and the chain itself."""
+    totals: Counter[int] = Counter()
+    for (a, _), count in chain.items():
+        totals[a] += count
+    told = sum(count * math.log(totals[a] / count) for (a, _), count in chain.items())
+    return told + parameter * len(chain)
+
+
+def _naming(first: float, second: float) -> float:
+    """Return the nats to tell of each execution in which of two clusters it is."""
+    both = first + second
+    return first * math.log(both / first) + second * math.log(both / second)

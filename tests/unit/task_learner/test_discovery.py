@@ -11,6 +11,7 @@ from services.task_learner.discovery.decode import NOISE, Decoder, decoded
 from services.task_learner.discovery.fit import Stretch, fit
 from services.task_learner.discovery.miner import Final, Miner
 from services.task_learner.discovery.model import ThreadModel
+from services.task_learner.discovery.types import Types
 
 CHORES = ((0, 1, 2, 3, 4, 5), (6, 7, 8, 9), (10, 11, 2, 3, 12))
 
@@ -75,3 +76,17 @@ def test_an_event_of_no_routine_is_left_out() -> None:
     taken = sum(found[i].execution is None for i in late if events[i][2] >= 0)
     assert taken < 0.05 * len(late)
     assert NOISE < 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "number"),
+    [
+        ((1, 2, 3, 4, 5, 6), (7, 8, 3, 4, 9, 10), 2),  # two chores that share what is in the middle
+        ((1, 2, 3, 4, 5, 6), (1, 2, 7, 4, 5, 6), 1),  # one chore with a choice
+    ],
+)
+def test_two_chores_that_share_steps_are_two_types_and_a_choice_is_none(
+    first: tuple[int, ...], second: tuple[int, ...], number: int
+) -> None:
+    kinds = Types().recluster([(first, None), (second, None)] * 20)
+    assert len(set(kinds)) == number
