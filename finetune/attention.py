@@ -27,6 +27,7 @@ log = logging.getLogger("finetune.attention")
 
 NAME = "packed_documents"
 RUNGS = ("flash4", "flash2", "varlen", "flex", "sdpa")
+COMPILED = ("flash4", "flex")
 Kernel = Callable[..., torch.Tensor]
 
 
@@ -44,14 +45,17 @@ class Choice:
         return self.rung != "sdpa"
 
 
-def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> Choice:
+def choose(wanted: str, device: torch.device, dtype: torch.dtype, at_once: bool = False) -> Choice:
     """Return the first rung that works here, or exactly the one asked for.
 
+    With `at_once`, for short runs, kernels that compile at their first call are passed over.
     Raises RuntimeError when a rung asked for by name does not work.
     """
     passed: dict[str, str] = {}
     for rung in RUNGS if wanted == "auto" else (wanted,):
         try:
+            if at_once and rung in COMPILED and wanted == "auto":
+                raise RuntimeError("compiles at its first call, which a short run cannot win back")
             kernel = LOADERS[rung](device)
             probe(kernel, device, dtype)
         except Exception as error:  # noqa: BLE001 - a kernel may fail in any way; the next rung serves
@@ -95,7 +99,8 @@ def as_transformers(kernel: Kernel) -> Callable:
         scaling: float | None = None,
         **packing: Any,
     ) -> tuple[torch.Tensor, None]:
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        # Rotating exact weights' queries gives float32 even under autocast; kernels want one type.
+        q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
         return kernel(q, k, v, scaling or q.shape[-1] ** -0.5, **packing)[None], None
 
     return forward

@@ -41,7 +41,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Conf
 import attention
 import main as trainer
 import state
-from examples import IGNORED, best_fit, chunk, pack
+from examples import IGNORED, Example, Row, best_fit, chunk, pack
 
 RANK, SEQ_LEN, WARMUP = 16, 2048, 4
 ROW_TOKENS = {"tiny": 4096, "135m": 65536, "1.5b": 16384}
@@ -117,6 +117,11 @@ def read_chunks(out: Path) -> list[list[int]]:
     return [part.tolist() for part in np.split(held["ids"].astype(np.int64), held["starts"][1:-1])]
 
 
+def packed(out: Path, row_tokens: int) -> list[Row]:
+    """Return the chunks as rows of so many tokens."""
+    return pack([Example(ids) for ids in read_chunks(out)], row_tokens, SEQ_LEN, 0)
+
+
 def read_tokenizer(out: Path) -> Any:
     """Return the tokenizer kept beside the chunks."""
     return AutoTokenizer.from_pretrained(out / "tokenizer", local_files_only=True)
@@ -178,7 +183,7 @@ def our_step(args: argparse.Namespace, kernel: str, fp8: bool) -> tuple[Any, Any
         model = random_model(args.size, len(tokenizer)).to(trainer.run_dtype(options, device))
     setup = trainer.set_up(options, model, tokenizer, device, world)
     row_tokens = args.row_tokens or ROW_TOKENS[args.size]
-    rows = pack(read_chunks(args.out), row_tokens, SEQ_LEN, 0)
+    rows = packed(args.out, row_tokens)
     rows = [row for row in rows if row.num_targets > 0.9 * row_tokens] or rows
 
     def take(step: int) -> tuple[torch.Tensor, int]:
@@ -315,15 +320,19 @@ def hf(args: argparse.Namespace) -> dict[str, Any]:
     model = get_peft_model(model, LoraConfig(**LORA))
     count, clock = {"tokens": 0}, Clock()
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    # All logits of eight long chunks and a vocabulary of 152k do not fit 80 GB beside the rest.
+    batch = min(args.batch, 2 if args.size == "1.5b" else args.batch)
     run = Trainer(
         model=model,
-        args=trainer_arguments(args, TrainingArguments, args.batch),
+        args=trainer_arguments(
+            args, TrainingArguments, batch, gradient_accumulation_steps=args.batch // batch
+        ),
         train_dataset=[{"input_ids": ids} for ids in read_chunks(args.out)],
         data_collator=counting(collator, count, tokenizer.pad_token_id),
         callbacks=[callback(clock, count)],
     )
     run.train()
-    return clock.figures() | {"batch": args.batch, "attention": "sdpa"}
+    return clock.figures() | {"batch": args.batch, "at_a_time": batch, "attention": "sdpa"}
 
 
 def trl(args: argparse.Namespace, tuned: bool) -> dict[str, Any]:
@@ -381,7 +390,7 @@ def curve(args: argparse.Namespace) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = False
     told: dict[str, Any] = {}
     kinds = ("float32", "bfloat16") if device.type == "cuda" else ("float32",)
-    rows = pack(read_chunks(args.out), 4 * SEQ_LEN, SEQ_LEN, 0)[:25]
+    rows = packed(args.out, 4 * SEQ_LEN)[:25]
     for dtype in kinds:
         kernel = "flex" if dtype == "float32" and device.type == "cuda" else "auto"
         options = trainer.Options(

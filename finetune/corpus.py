@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from examples import Chunk, Row, chunk, make_examples, pack, read_documents
+from examples import (
+    Chunk,
+    Infilling,
+    Row,
+    chunk,
+    make_examples,
+    pack,
+    read_documents,
+)
 from state import Progress
 
 if TYPE_CHECKING:
@@ -26,25 +34,27 @@ class Corpus:
     tokenizer: Any
     row_tokens: int
     parts: dict[str, list[Chunk]]
+    epochs: float
 
     @classmethod
     def load(cls, options: Options, tokenizer: Any, device: torch.device) -> Corpus:
         """Read and chunk a dataset folder."""
+        names = ("train", "valid", "replay", "guard")
+        folder = Path(options.dataset_path)
+        documents = {name: read_documents(folder / f"{name}.jsonl") for name in names}
         parts = {
-            name: [
-                piece
-                for document in read_documents(Path(options.dataset_path) / f"{name}.jsonl")
-                for piece in chunk(document, tokenizer, options.seq_len)
-            ]
-            for name in ("train", "valid", "replay", "guard")
+            name: [piece for one in some for piece in chunk(one, tokenizer, options.seq_len)]
+            for name, some in documents.items()
         }
-        # A dozen steps an epoch learn a small project; a wide row keeps a GPU busy.
+        # Forty steps an epoch learn a small project; a wide row keeps a GPU busy.
         widest = 32 if device.type == "cuda" else 2
-        wide = num_tokens(parts["train"]) // (12 * options.seq_len)
+        epoch = num_tokens(parts["train"]) * (1 + options.replay) / (1 - options.fim_rate)
+        wide = int(epoch) // (40 * options.seq_len)
         row = options.row_tokens or options.seq_len * min(max(1, wide), widest)
         for name in ("valid", "guard"):
             parts[name] = up_to(parts[name], options.eval_tokens)
-        return cls(options, tokenizer, row, parts)
+        epochs = min(options.epochs, options.most_tokens / epoch)
+        return cls(options, tokenizer, row, parts, epochs)
 
     def epoch(self, number: int) -> list[list[Row]]:
         """Return an epoch's steps, each a list of rows; the same on every process."""
@@ -53,10 +63,9 @@ class Corpus:
         replay = list(self.parts["replay"])
         rng.shuffle(replay)
         replay = up_to(replay, int(options.replay * num_tokens(self.parts["train"])))
-        made = make_examples(
-            self.parts["train"] + replay, self.tokenizer, options.seq_len, options.fim_rate, rng
-        )
-        rows = pack(made, self.row_tokens, options.seq_len, self.tokenizer.pad_token_id)
+        infilling = Infilling(self.tokenizer, options.fim_order, options.seq_len)
+        made = make_examples(self.parts["train"] + replay, options.fim_rate, infilling, rng)
+        rows = pack(made, self.row_tokens, options.seq_len, self.tokenizer.pad_token_id, rng)
         rng.shuffle(rows)
         size = max(1, round(options.step_tokens / self.row_tokens))
         return [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -66,7 +75,7 @@ class Corpus:
 
         The next epoch's rows are made while this one is trained on.
         """
-        epochs, last = self.options.epochs, self.options.max_steps
+        epochs, last = self.epochs, self.options.max_steps
         with ThreadPoolExecutor(1) as worker:
             ahead = worker.submit(self.epoch, progress.epoch)
             while True:

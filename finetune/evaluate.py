@@ -6,8 +6,9 @@ the report is taken twice, before and after.
 
 - bits/byte on the held-out files and on the standard library (what was forgotten);
 - infilling of whole lines: exact match, edit similarity, and whether the file still parses; the
-  base is credited with the best of three ways of asking it (prefix only, the suffix as plain
-  text before it, its sentinels), the tuned model is asked with its sentinels;
+  base is credited with the best of all ways of asking it (prefix only, the suffix as plain text
+  before it, sentinels in either order), the tuned model is asked in the order it learned; and
+  again with passages of the training files that resemble what stands around the gap;
 - the next line from the text before it;
 - recall: the project's own names where the visible text has not shown them.
 All answers are greedy and end with their first line, before and after alike.
@@ -32,8 +33,9 @@ from tqdm import tqdm
 import attention
 import infer
 from corpus import up_to
-from examples import chunk, encode, plain_rows, read_documents
+from examples import ORDERS, chunk, encode, plain_rows, read_documents
 from main import Trainee
+from retrieve import PASSAGES, Index, as_text
 from state import write_atomically
 from syntax import parses
 
@@ -55,7 +57,7 @@ class Options:
     context_tokens: int = 1024
     seq_len: int = 2048
     eval_tokens: int = 262_144  # of each set, at most
-    batch: int = 0  # prompts at a time; 0: 256 on a GPU, 8 on a CPU
+    batch: int = 0  # prompts at a time; 0: 64 on a GPU, 8 on a CPU
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -136,26 +138,33 @@ class Asker:
     model: Any
     tokenizer: Any
     options: Options
+    order: str  # of a tuned model's infilling; empty for a base, which may be asked in any
 
     def lines(self, prompts: list[list[int]], what: str) -> list[str]:
         """Return one greedy line for each prompt."""
-        batch = self.options.batch or (256 if self.model.device.type == "cuda" else 8)
+        batch = self.options.batch or (64 if self.model.device.type == "cuda" else 8)
         with tqdm(total=len(prompts), desc=what, leave=False) as bar:
             return infer.continue_lines(
                 self.model, self.tokenizer, prompts, batch=batch, told=bar.update
             )
 
-    def after(self, texts: list[str], what: str) -> list[str]:
-        """Continue texts."""
-        room = self.options.context_tokens
-        return self.lines([infer.plain_prompt(self.tokenizer, t, room) for t in texts], what)
+    def after(self, texts: list[str], what: str, shown: list[str] | None = None) -> list[str]:
+        """Continue texts; passages shown first have as much room again."""
+        room, tokenizer = self.options.context_tokens, self.tokenizer
+        prompts = [infer.plain_prompt(tokenizer, text, room) for text in texts]
+        if shown:
+            first = [encode(tokenizer, f"{text}\n\n")[:room] if text else [] for text in shown]
+            prompts = [[*a, *b] for a, b in zip(first, prompts, strict=True)]
+        return self.lines(prompts, what)
 
-    def between(self, cases: list[Case], what: str) -> list[str]:
-        """Fill gaps by way of the sentinels."""
-        room = self.options.context_tokens
-        return self.lines(
-            [infer.fim_prompt(self.tokenizer, c.prefix, c.suffix, room) for c in cases], what
-        )
+    def between(self, cases: list[Case], order: str, shown: list[str] | None = None) -> list[str]:
+        """Fill gaps by way of the sentinels; passages shown first have as much room again."""
+        room, tokenizer = self.options.context_tokens, self.tokenizer
+        prompts = [
+            infer.fim_prompt(tokenizer, c.prefix, c.suffix, 2 * room if text else room, order, text)
+            for c, text in zip(cases, shown or [""] * len(cases), strict=True)
+        ]
+        return self.lines(prompts, f"infill, sentinels, {order}")
 
     def between_as_text(self, cases: list[Case], what: str) -> list[str]:
         """Fill gaps by showing what follows first, as plain text, and then what comes before."""
@@ -210,7 +219,7 @@ def bits_per_byte(asker: Asker, documents: list[dict[str, Any]], rung: str) -> f
 
 
 def measure(
-    asker: Asker, sets: dict[str, Any], cases: dict[str, list[Case]], rung: str, tuned: bool
+    asker: Asker, sets: dict[str, Any], cases: dict[str, list[Case]], rung: str, shown: list[str]
 ) -> dict[str, Any]:
     """Return every figure of one model."""
     figures: dict[str, Any] = {
@@ -218,23 +227,27 @@ def measure(
         "stdlib_bits_per_byte": bits_per_byte(asker, sets["stdlib"], rung),
     }
     infill = cases["infill"]
-    ways = (
-        {}
-        if tuned
-        else {
-            "prefix": asker.after([c.prefix for c in infill], "infill, prefix only"),
-            "text": asker.between_as_text(infill, "infill, as text"),
-        }
-    )
+    ways: dict[str, list[str]] = {}
+    if not asker.order:
+        ways["prefix"] = asker.after([c.prefix for c in infill], "infill, prefix only")
+        ways["text"] = asker.between_as_text(infill, "infill, as text")
+        ways["prefix, passages"] = asker.after(
+            [c.prefix for c in infill], "infill, prefix and passages", shown
+        )
     try:
-        ways["sentinels"] = asker.between(infill, "infill, sentinels")
+        for order in [asker.order] if asker.order else ORDERS:
+            ways[f"sentinels, {order}"] = asker.between(infill, order)
+        if asker.order:
+            ways["sentinels, passages"] = asker.between(infill, asker.order, shown)
     except ValueError as error:
         log.info("no infilling by sentinels: %s", error)
         ways.setdefault("prefix", asker.after([c.prefix for c in infill], "infill, prefix only"))
     scores = {way: score(infill, answers) for way, answers in ways.items()}
     figures["infill_ways"] = scores
     for name in ("exact_match", "edit_similarity", "parse_rate"):
-        figures[f"infill_{name}"] = max(one[name] for one in scores.values())
+        alone = [one[name] for way, one in scores.items() if "passages" not in way]
+        figures[f"infill_{name}"] = max(alone)
+        figures[f"infill_shown_{name}"] = max(one[name] for one in scores.values())
     lines = asker.after([c.prefix for c in cases["next_line"]], "next line")
     pairs = list(zip(cases["next_line"], lines, strict=True))
     figures["next_line_exact_match"] = mean([a.strip() == c.middle.strip() for c, a in pairs])
@@ -256,6 +269,8 @@ ROWS = (
     ("stdlib_bits_per_byte", "standard library bits/byte", "lower"),
     ("infill_exact_match", "infilled line, exact match", "higher"),
     ("infill_edit_similarity", "infilled line, edit similarity", "higher"),
+    ("infill_shown_exact_match", "the same, passages of other files shown", "higher"),
+    ("infill_shown_edit_similarity", "the same, edit similarity", "higher"),
     ("infill_parse_rate", "file parses after infilling", "higher"),
     ("next_line_exact_match", "next line, exact match", "higher"),
     ("next_line_edit_similarity", "next line, edit similarity", "higher"),
@@ -341,13 +356,19 @@ def main(options: Options) -> dict[str, Any]:
         chosen = "bfloat16" if name == "cuda" else "float32"
     dtype = getattr(torch, chosen)
     digest = json.loads((data / "manifest.json").read_text())["digest"]
-    rung = attention.choose("auto", device, dtype).rung
+    rung = attention.choose("auto", device, dtype, at_once=True).rung
     sets = {name: read_documents(data / f"{name}.jsonl") for name in ("test", "stdlib")}
     cases = questions(sets, json.loads((data / "symbols.json").read_text()), options)
+    index = Index((one["path"], one["text"]) for one in read_documents(data / "train.jsonl"))
+    near, half = infer.QUERY_CHARS, infer.QUERY_CHARS // 2
+    shown = [
+        as_text(index.search(case.prefix[-near:] + case.suffix[:half], PASSAGES))
+        for case in cases["infill"]
+    ]
 
-    def measured(place: str, added: Path | None, tuned: bool) -> dict[str, Any]:
+    def measured(place: str, added: Path | None, order: str) -> dict[str, Any]:
         model, tokenizer = infer.load(place, added, device, dtype, options.download)
-        return measure(Asker(model, tokenizer, options), sets, cases, rung, tuned)
+        return measure(Asker(model, tokenizer, options, order), sets, cases, rung, shown)
 
     # What the base's figures depend on; figures taken under other conditions are taken again.
     conditions = {
@@ -361,7 +382,7 @@ def main(options: Options) -> dict[str, Any]:
     kept = out / "before.json"
     held = json.loads(kept.read_text()) if kept.is_file() else {}
     if held.get("conditions") != conditions:
-        held = {"conditions": conditions, "figures": measured(trained["base"], None, tuned=False)}
+        held = {"conditions": conditions, "figures": measured(trained["base"], None, "")}
         write_atomically(kept, json.dumps(held, indent=2) + "\n")
     if options.base:
         return held
@@ -373,7 +394,7 @@ def main(options: Options) -> dict[str, Any]:
         "num_cases": {kind: len(some) for kind, some in cases.items()},
         "options": asdict(options),
         "before": held["figures"],
-        "after": measured(base, adapter, tuned=True),
+        "after": measured(base, adapter, infer.fim_order(run)),
     }
     write_atomically(out / "report.json", json.dumps(report, indent=2) + "\n")
     write_atomically(out / "report.md", markdown(report))

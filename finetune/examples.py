@@ -2,6 +2,8 @@
 
 Nothing is truncated: a file longer than a chunk becomes several. Pieces are cut where a line
 begins, at the newline itself, since a tokenizer merges a newline with the indentation after it.
+Infilling is taught in windows: a gap, what stands around it as context, and a loss on the middle
+alone. A gap is a hundredth of its file, so a file must show many of them to teach anything.
 A row holds whole examples end to end, each its own document to the attention.
 
 Not covered: order of files within a repository, context across files.
@@ -27,15 +29,19 @@ SENTINELS = (
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),
 )
-FIM_MARGIN = 16  # tokens left free in a chunk: three sentinels, the end, and three worse cuts
+FIM_MARGIN = 16  # tokens left free in a chunk: three sentinels and the end
+GAP_TOKENS = 128  # the longest middle taught
+MIDDLE_WEIGHT = 4.0  # of a middle's tokens, which are few, beside those of plain text
+WINDOW_TOKENS = (96, 1024)  # of context around a gap, drawn evenly
+ORDERS = ("spm", "psm")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a document: its text, the cuts inside it, its tokens as plain text."""
+    """A piece of a document: its text, its tokens, and the gaps worth leaving out, in tokens."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    gaps: tuple[tuple[int, int], ...]
     ids: tuple[int, ...]
 
     @property
@@ -45,13 +51,28 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Example:
+    """Tokens to learn from; the first `given` of them are read and never asked for."""
+
+    ids: list[int]
+    given: int = 1
+    weight: float = 1.0  # of each token's loss
+
+
+@dataclass(frozen=True)
 class Row:
-    """One packed row: tokens, positions and labels (T,), and the documents' lengths."""
+    """One packed row: tokens, positions, labels, their weights (T,); the documents' lengths."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
+    weights: torch.Tensor
     lengths: list[int]
+
+    @property
+    def weight(self) -> float:
+        """Return what the loss is divided by: the sum of the weights."""
+        return float(self.weights.sum())
 
     @property
     def num_targets(self) -> int:
@@ -108,12 +129,37 @@ def chunk(document: dict[str, Any], tokenizer: Any, seq_len: int) -> list[Chunk]
     while begin < len(text):
         first = bisect.bisect_left(starts, begin)
         end = len(text) if first + room >= len(starts) else best_cut(text, starts, first, room)
-        piece = text[begin:end]
-        ids = encode(tokenizer, piece)
-        inside = tuple((a - begin, b - begin) for a, b in spans if begin < a and b <= end)
-        pieces.append(Chunk(piece, inside, tuple(ids)))
+        inside = [(a - begin, b - begin) for a, b in spans if begin < a and b <= end]
+        gaps = to_line_ends(text[begin:end], inside)
+        pieces.append(make_chunk(text[begin:end], gaps, tokenizer))
         begin = end
     return pieces
+
+
+def to_line_ends(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans that all end where a line does, as gaps at a cursor do, each of them once.
+
+    A middle that may end anywhere teaches a model to end anywhere.
+    """
+    ends = ((start, text.find("\n", end)) for start, end in spans)
+    return sorted({(start, end if end >= 0 else len(text)) for start, end in ends})
+
+
+def make_chunk(text: str, spans: list[tuple[int, int]], tokenizer: Any) -> Chunk:
+    """Return a chunk with the spans that begin and end where tokens do."""
+    coded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    place: dict[int, int] = {}
+    for index, (start, _) in enumerate(coded["offset_mapping"]):
+        place.setdefault(start, index)
+    place[len(text)] = len(coded["input_ids"])
+    gaps = tuple(
+        (place[a], place[b])
+        for a, b in spans
+        if a in place and b in place and 0 < place[b] - place[a] <= GAP_TOKENS
+    )
+    return Chunk(text, gaps, tuple(coded["input_ids"]))
 
 
 def best_cut(text: str, starts: list[int], first: int, room: int) -> int:
@@ -130,51 +176,79 @@ def best_cut(text: str, starts: list[int], first: int, room: int) -> int:
     return newline if newline > low else high
 
 
-def fim_example(
-    piece: Chunk, tokenizer: Any, sentinels: tuple[int, int, int], rng: random.Random
-) -> list[int] | None:
-    """Return prefix, suffix and middle in the order the model is asked in; None without a cut."""
-    if not piece.spans:
-        return None
-    start, end = rng.choice(piece.spans)
-    prefix, middle, suffix = (
-        encode(tokenizer, part)
-        for part in (piece.text[:start], piece.text[start:end], piece.text[end:])
-    )
+def fim_context(
+    sentinels: tuple[int, int, int], order: str, before: list[int], after: list[int]
+) -> list[int]:
+    """Return the ids that ask for what stands between `before` and `after`.
+
+    Orders: `spm`, suffix then prefix, so that the middle follows the text it continues with one
+    sentinel between (arXiv:2207.14255 section 3; llama.cpp's --spm-infill); `psm`, prefix then
+    suffix, as most bases made for infilling learned it.
+    """
     pre, suf, mid = sentinels
-    return [pre, *prefix, suf, *suffix, mid, *middle]
+    if order == "psm":
+        return [pre, *before, suf, *after, mid]
+    return [suf, *after, pre, *before, mid]
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """How gaps are shown: by which tokenizer, in which order, how long at most."""
+
+    tokenizer: Any
+    order: str
+    seq_len: int
+
+    def window(self, piece: Chunk, gap: tuple[int, int], rng: random.Random) -> Example | None:
+        """Return a gap as an example: context that is given, the middle, the end.
+
+        None where nothing but the middle would fit.
+        """
+        (first, last), ids = gap, list(piece.ids)
+        start, end = start_ids(self.tokenizer), [self.tokenizer.eos_token_id]
+        most = self.seq_len - FIM_MARGIN - len(start) - (last - first)
+        if most < 8:
+            return None
+        room = rng.randint(min(WINDOW_TOKENS[0], most), min(WINDOW_TOKENS[1], most))
+        after = ids[last : last + int(room * rng.uniform(0.15, 0.5))]
+        before = ids[max(0, first - room + len(after)) : first]
+        asked = fim_context(fim_sentinels(self.tokenizer), self.order, before, after)
+        context = [*start, *asked]
+        return Example([*context, *ids[first:last], *end], len(context), MIDDLE_WEIGHT)
 
 
 def make_examples(
-    chunks: list[Chunk],
-    tokenizer: Any,
-    seq_len: int,
-    fim_rate: float,
-    rng: random.Random,
-) -> list[list[int]]:
-    """Turn chunks into examples: at `fim_rate` with the middle last, the others as they are."""
-    sentinels = fim_sentinels(tokenizer) if fim_rate else (0, 0, 0)
+    chunks: list[Chunk], fim_rate: float, infilling: Infilling, rng: random.Random
+) -> list[Example]:
+    """Return every chunk as plain text, and windows until they hold `fim_rate` of all tokens."""
+    tokenizer, seq_len = infilling.tokenizer, infilling.seq_len
     start, end = start_ids(tokenizer), [tokenizer.eos_token_id]
     examples = []
     for piece in chunks:
-        ids = None
-        if fim_rate and rng.random() < fim_rate:
-            ids = fim_example(piece, tokenizer, sentinels, rng)
-        made = [*start, *(ids if ids is not None else piece.ids), *end]
-        if len(made) > seq_len:  # a cut may cost tokens; the plain form always fits
-            made = [*start, *piece.ids, *end]
-        if len(made) > seq_len:  # text that codes into more tokens alone than in its file
-            examples += [made[i : i + seq_len] for i in range(0, len(made), seq_len)]
-        else:
-            examples.append(made)
+        made = [*start, *piece.ids, *end]
+        # Text may code into more tokens alone than in its file.
+        examples += [Example(made[i : i + seq_len]) for i in range(0, len(made), seq_len)]
+    left = fim_rate / (1 - fim_rate) * sum(len(example.ids) for example in examples)
+    gaps = [(piece, gap) for piece in chunks for gap in piece.gaps] if fim_rate else []
+    rng.shuffle(gaps)
+    for piece, gap in gaps:
+        if left <= 0:
+            break
+        window = infilling.window(piece, gap, rng)
+        if window:
+            examples.append(window)
+            left -= len(window.ids)
     return examples
 
 
-def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Return bins of indices, each at most `capacity` long: best fit, longest first."""
+def best_fit(lengths: list[int], capacity: int, order: list[int] | None = None) -> list[list[int]]:
+    """Return bins of indices, each at most `capacity` long: best fit, longest first.
+
+    Another `order` costs some room, and mixes long and short ones in every bin.
+    """
     spaces: list[tuple[int, int]] = []  # (room left, bin), sorted
     bins: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for index in order or sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         place = bisect.bisect_left(spaces, (lengths[index], -1))
         if place == len(spaces):
             bins.append([])
@@ -187,12 +261,19 @@ def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def pack(examples: list[list[int]], capacity: int, seq_len: int, pad: int) -> list[Row]:
-    """Lay examples end to end in rows of exactly `capacity` tokens."""
-    return [
-        make_row([examples[i] for i in group], capacity, seq_len, pad)
-        for group in best_fit([len(example) for example in examples], capacity)
-    ]
+def pack(
+    examples: list[Example],
+    capacity: int,
+    seq_len: int,
+    pad: int,
+    rng: random.Random | None = None,
+) -> list[Row]:
+    """Lay examples end to end in rows of exactly `capacity` tokens; mixed well with an `rng`."""
+    order = list(range(len(examples)))
+    if rng:
+        rng.shuffle(order)
+    bins = best_fit([len(one.ids) for one in examples], capacity, order if rng else None)
+    return [make_row([examples[i] for i in group], capacity, seq_len, pad) for group in bins]
 
 
 def plain_rows(
@@ -203,7 +284,9 @@ def plain_rows(
     Without a start token nothing predicts a chunk's first token: its bytes do not count.
     """
     start = start_ids(tokenizer)
-    rows = pack([[*start, *c.ids] for c in chunks], capacity, seq_len, tokenizer.pad_token_id)
+    rows = pack(
+        [Example([*start, *c.ids]) for c in chunks], capacity, seq_len, tokenizer.pad_token_id
+    )
     num_bytes = sum(c.num_bytes for c in chunks)
     if not start:
         num_bytes -= sum(len(tokenizer.decode(c.ids[:1]).encode()) for c in chunks)
@@ -212,7 +295,8 @@ def plain_rows(
 
 def without_labels(row: Row) -> Row:
     """Return a row that costs the same and teaches nothing."""
-    return Row(row.tokens, row.positions, torch.full_like(row.labels, IGNORED), row.lengths)
+    nothing = torch.full_like(row.labels, IGNORED), torch.zeros_like(row.weights)
+    return Row(row.tokens, row.positions, *nothing, row.lengths)
 
 
 def share_out(rows: list[Row], rank: int, world: int) -> list[Row]:
@@ -222,16 +306,19 @@ def share_out(rows: list[Row], rank: int, world: int) -> list[Row]:
     return mine + [without_labels(rows[0])] * short
 
 
-def make_row(examples: list[list[int]], capacity: int, seq_len: int, pad: int) -> Row:
+def make_row(examples: list[Example], capacity: int, seq_len: int, pad: int) -> Row:
     """Build one row; what is left over is padding in documents of its own, without labels."""
-    lengths = [len(example) for example in examples]
+    lengths = [len(example.ids) for example in examples]
     left = capacity - sum(lengths)
     padding = [seq_len] * (left // seq_len) + ([left % seq_len] if left % seq_len else [])
-    tokens = torch.tensor([i for example in examples for i in example] + [pad] * left)
-    labels = torch.full((capacity,), IGNORED)
+    tokens = torch.tensor([i for example in examples for i in example.ids] + [pad] * left)
+    labels, weights = torch.full((capacity,), IGNORED), torch.zeros(capacity)
     place = 0
     for example in examples:
-        labels[place : place + len(example) - 1] = torch.tensor(example[1:])
-        place += len(example)
+        asked = example.ids[example.given :]
+        end = place + len(example.ids) - 1
+        labels[end - len(asked) : end] = torch.tensor(asked)
+        weights[end - len(asked) : end] = example.weight
+        place = end + 1
     positions = torch.cat([torch.arange(length) for length in (*lengths, *padding)])
-    return Row(tokens, positions, labels, [*lengths, *padding])
+    return Row(tokens, positions, labels, weights, [*lengths, *padding])

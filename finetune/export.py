@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import infer
-from convert_base import load_base
+from convert_base import load_base, quick_reading
 from examples import fim_sentinels
 from state import beside, replace_folder, write_atomically
 
@@ -261,9 +261,10 @@ def pre_tokenizer_name(core: dict[str, Any]) -> str:
 
 def reloaded_gguf(path: Path) -> Any:
     """Return a GGUF file's model, every weight as stored, in float32."""
-    return AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
-    ).eval()
+    with quick_reading():
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
+        ).eval()
 
 
 # --- announcing -----------------------------------------------------------------------------------

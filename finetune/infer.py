@@ -15,7 +15,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from adapter import merge_adapter
 from convert_base import load_base
-from examples import encode, fim_sentinels, start_ids
+from examples import encode, fim_context, fim_sentinels, start_ids
+
+QUERY_CHARS = 600  # before a gap, and half as many after it, choose the passages shown
 
 
 def load(
@@ -45,21 +47,31 @@ def find_run(run: Path) -> tuple[str, Path | None]:
     return options["base"], run / "adapter"
 
 
+def fim_order(run: Path) -> str:
+    """Return in which order a run of main.py learned to be asked what stands in a gap."""
+    return json.loads((run / "options.json").read_text())["fim_order"]
+
+
 def plain_prompt(tokenizer: Any, prefix: str, room: int) -> list[int]:
     """Return the ids of a text to continue, cut from the left."""
     ids = encode(tokenizer, prefix)
     return [*start_ids(tokenizer), *ids[-room:]]
 
 
-def fim_prompt(tokenizer: Any, prefix: str, suffix: str, room: int) -> list[int]:
+def fim_prompt(
+    tokenizer: Any, prefix: str, suffix: str, room: int, order: str, shown: str = ""
+) -> list[int]:
     """Return the ids that ask for what stands between prefix and suffix.
 
-    A third of the room is the suffix's, what it leaves is the prefix's.
+    Passages shown first take half of the room at most; a third of what is left is the suffix's,
+    what it leaves is the prefix's.
     """
-    pre, suf, mid = fim_sentinels(tokenizer)
+    first = encode(tokenizer, f"{shown}\n\n")[: room // 2] if shown else []
+    room -= len(first)
     after = encode(tokenizer, suffix)[: room // 3]
     before = encode(tokenizer, prefix)[-(room - len(after)) :]
-    return [*start_ids(tokenizer), pre, *before, suf, *after, mid]
+    asked = fim_context(fim_sentinels(tokenizer), order, before, after)
+    return [*start_ids(tokenizer), *first, *asked]
 
 
 class LineEnded(StoppingCriteria):

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from examples import IGNORED
-
 CHUNK_TOKENS = 4096  # where no GPU says better
 
 
@@ -33,22 +31,21 @@ def chunk_tokens(weight: torch.Tensor, compiled: bool) -> int:
 
 
 def nll_and_grad(
-    logits: torch.Tensor, labels: torch.Tensor, want_grad: bool
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, want_grad: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the summed negative log likelihood in nats and its gradient at the logits (C, V).
+    """Return the weighted sum of negative log likelihoods in nats, its gradient at logits (C, V).
 
     Computed in float32; the gradient comes back in the logits' type, so that a compiler reads and
     writes every logit once more and no float32 copy of them ever exists.
     """
     given, logits = logits, logits.float()
-    valid = labels != IGNORED
     target = labels.clamp(min=0)[:, None]
     lse = logits.logsumexp(-1, keepdim=True)
-    nll = ((lse - logits.gather(1, target))[:, 0] * valid).sum()
+    nll = ((lse - logits.gather(1, target))[:, 0] * weights).sum()
     if not want_grad:
         return nll, given
     hot = torch.arange(logits.shape[1], device=logits.device) == target
-    return nll, (((logits - lse).exp() - hot.float()) * valid[:, None]).to(given.dtype)
+    return nll, (((logits - lse).exp() - hot.float()) * weights[:, None]).to(given.dtype)
 
 
 @functools.cache
@@ -58,7 +55,7 @@ def kernel(compiled: bool) -> Any:
 
 
 class ChunkedNll(torch.autograd.Function):
-    """Summed NLL of labels (T,) under hidden (T, D) @ weight (V, D)ᵀ."""
+    """Summed NLL of labels (T,), times weights (T,), under hidden (T, D) @ weight (V, D)ᵀ."""
 
     @staticmethod
     def forward(
@@ -66,6 +63,7 @@ class ChunkedNll(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         labels: torch.Tensor,
+        weights: torch.Tensor,
         compiled: bool,
     ) -> torch.Tensor:
         """Accumulate loss and gradients chunk by chunk."""
@@ -78,7 +76,9 @@ class ChunkedNll(torch.autograd.Function):
         for start in range(0, hidden.shape[0], step):
             part = slice(start, start + step)
             logits = F.linear(hidden[part], head)
-            nll, grad = kernel(compiled)(logits, labels[part], want_hidden or want_weight)
+            nll, grad = kernel(compiled)(
+                logits, labels[part], weights[part], want_hidden or want_weight
+            )
             total += nll
             if grad_hidden is not None:
                 grad_hidden[part] = grad @ head
@@ -97,11 +97,19 @@ class ChunkedNll(torch.autograd.Function):
             None if weight is None else (weight * grad).to(ctx.weight_dtype),
             None,
             None,
+            None,
         )
 
 
 def chunked_nll(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, compiled: bool = False
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    compiled: bool = False,
 ) -> torch.Tensor:
-    """Return the summed negative log likelihood, in nats, float32."""
-    return ChunkedNll.apply(hidden, weight, labels, compiled)
+    """Return the weighted sum of negative log likelihoods, in nats, float32.
+
+    Where a label is IGNORED its weight must be 0.
+    """
+    return ChunkedNll.apply(hidden, weight, labels, weights, compiled)

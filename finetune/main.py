@@ -40,13 +40,13 @@ import attention
 import state
 from convert_base import load_base
 from corpus import Corpus, num_tokens
-from examples import Row, fim_sentinels, plain_rows, share_out
+from examples import ORDERS, Row, fim_sentinels, plain_rows, share_out
 from losses import chunked_nll
 
 log = logging.getLogger("finetune")
 HERE = Path(__file__).resolve().parent
 BYTES_A_TOKEN = 3.5  # of source code, about
-COMPILED_FROM_TOKENS = 6e6  # compiling takes half a minute; steps then take half their time
+COMPILED_FROM_TOKENS = 2e6  # compiling takes half a minute; asking for a step then a third
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,15 @@ class Options:
     method: str = "lora"  # lora | dora | full
     rank: int = 32
     alpha: float = 0.0  # 0: equal to the rank
-    fim_rate: float = 0.5
+    fim_rate: float = 0.75  # share of the tokens that teach infilling
+    fim_order: str = "spm"  # suffix, prefix, middle; psm as bases made for infilling learned it
     seq_len: int = 2048
     row_tokens: int = 0  # tokens a forward pass; 0: from the data and the device
     step_tokens: int = 0  # tokens an optimiser step, over all processes; 0: one row
     epochs: float = 5.0
+    most_tokens: int = 6_000_000  # of a run: a large project is seen fewer times
     max_steps: int = 0  # 0: as the epochs say
-    lr: float = 0.0  # 0: 1e-3 for adapters, 2e-5 for --method full
+    lr: float = 0.0  # 0: 2e-3 for adapters, 1e-4 for --method full
     warmup: float = 0.05  # share of the run
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -119,7 +121,8 @@ class Trainee(nn.Module):
             use_cache=False,
             **packing,
         ).last_hidden_state
-        return chunked_nll(hidden[0], head, row.labels.to(device), self.compiled)
+        labels, weights = row.labels.to(device), row.weights.to(device)
+        return chunked_nll(hidden[0], head, labels, weights, self.compiled)
 
 
 @dataclass
@@ -159,7 +162,8 @@ def set_up(options: Options, model: Any, tokenizer: Any, device: torch.device, w
     if options.fim_rate:
         fim_sentinels(tokenizer)  # refused here, before anything is spent
     model.to(device).train()
-    choice = attention.choose(options.attn, device, dtype)
+    compiled = wants_compile(options, device)
+    choice = attention.choose(options.attn, device, dtype, at_once=not compiled)
     model.set_attn_implementation(attention.NAME)
     alpha, dora = options.alpha or float(options.rank), options.method == "dora"
     adapters: list[adapter.AdaptedLinear] = []
@@ -168,7 +172,6 @@ def set_up(options: Options, model: Any, tokenizer: Any, device: torch.device, w
     if options.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    compiled = wants_compile(options, device)
     if compiled and choice.compiles:
         for layer in model.get_decoder().layers:  # a layer compiles in seconds, a model does not
             layer.compile(dynamic=False)
@@ -210,7 +213,9 @@ def wants_compile(options: Options, device: torch.device) -> bool:
         return options.compile == "on" or (options.compile == "auto" and device.type == "cuda")
     manifest = json.loads((Path(options.dataset_path) / "manifest.json").read_text())
     epoch = manifest["sets"]["train"]["num_bytes"] / BYTES_A_TOKEN * (1 + options.replay)
-    return options.max_steps > 200 or epoch * options.epochs > COMPILED_FROM_TOKENS
+    epoch /= 1 - options.fim_rate
+    tokens = min(epoch * options.epochs, options.most_tokens)
+    return options.max_steps > 200 or tokens > COMPILED_FROM_TOKENS
 
 
 def wants_fsdp(options: Options, model: Any, device: torch.device, world: int) -> bool:
@@ -292,12 +297,12 @@ def train(
     if not progress.history:
         measure()
         progress.stale_evals = 0
-    peak = options.lr or (2e-5 if options.full else 1e-3)
+    peak = options.lr or (1e-4 if options.full else 2e-3)
     outcome, started, seen = "done", time.monotonic(), 0
     for rows, share, steps_an_epoch in corpus.steps(progress):
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule(share, options.warmup)
-        targets = sum(row.num_targets for row in rows)
+        targets, weight = sum(row.num_targets for row in rows), sum(row.weight for row in rows)
         mine = share_out(rows, rank, world)
         nats = torch.zeros((), device=setup.device)
         for index, row in enumerate(mine):
@@ -305,7 +310,7 @@ def train(
             with mixed_precision(options, setup):
                 loss = trainee(row)
             # The wrappers average over processes; a step's loss is the mean over its targets.
-            (loss * (world / targets)).backward()
+            (loss * (world / weight)).backward()
             nats += loss.detach()
         norm = nn.utils.clip_grad_norm_(parameters.values(), options.clip)
         optimizer.step()
@@ -315,7 +320,7 @@ def train(
         progress.tokens, seen = progress.tokens + targets, seen + targets
         if world > 1:
             dist.all_reduce(nats)
-        mean = nats.item() / targets
+        mean = nats.item() / weight
         if not math.isfinite(mean):
             raise SystemExit(f"step {progress.step}: the loss is {mean}; use a smaller --lr")
         if first_process:
@@ -478,8 +483,11 @@ def parse(arguments: list[str] | None = None) -> Options:
     options = Options(**vars(parser.parse_args(arguments)))
     if not (Path(options.dataset_path) / "manifest.json").is_file():
         parser.error("--dataset_path must name a folder written by prepare_dataset.py")
-    if options.method not in ("lora", "dora", "full"):
-        parser.error("--method is lora, dora or full")
+    for name, known in (("method", ("lora", "dora", "full")), ("fim_order", ORDERS)):
+        if getattr(options, name) not in known:
+            parser.error(f"--{name} is one of {', '.join(known)}")
+    if not 0 <= options.fim_rate < 1:
+        parser.error("--fim_rate is a share of the tokens: at least 0, below 1")
     return options
 
 

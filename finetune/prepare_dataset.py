@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import hashlib
 import json
 import random
@@ -62,6 +63,7 @@ UNUSED_RULES = {"Base64 High Entropy String", "Hex High Entropy String", "Public
 NEWER_SECRETS = re.compile(
     r"github_pat_\w{22,}|sk-ant-[\w-]{20,}|AIza[\w-]{35}|hf_[A-Za-z]{30,}|glpat-[\w-]{20,}"
 )
+SHORTEST_SECRET_LINE = 12  # a name, a sign and a value: most lines of code are spared the rules
 NUM_PERMUTATIONS = 128
 
 
@@ -234,6 +236,8 @@ def redact(path: str, text: str) -> tuple[str, int]:
     ]
     lines, count = text.split("\n"), 0
     for index, line in enumerate(lines):
+        if len(line.strip()) < SHORTEST_SECRET_LINE:
+            continue
         found = {match.group() for match in NEWER_SECRETS.finditer(line)}
         for rule in rules:
             for secret in rule.analyze_line(filename=path, line=line, line_number=index + 1):
@@ -255,6 +259,7 @@ def looks_random(value: str) -> bool:
 # --- duplicates and splits -----------------------------------------------------------------------
 
 
+@functools.cache
 def signature(text: str) -> MinHash:
     """Return the MinHash of a text's shingles of five words."""
     words = re.findall(r"\w+|[^\w\s]", text)
@@ -400,7 +405,7 @@ def project_symbols(sets: dict[str, list[Document]]) -> set[str]:
 
 def write_jsonl(path: Path, documents: list[Document]) -> dict:
     """Write documents and return their counts and digest."""
-    lines = [json.dumps(asdict(document), ensure_ascii=False) for document in documents]
+    lines = [json.dumps(vars(document), ensure_ascii=False) for document in documents]
     data = "".join(line + "\n" for line in lines).encode()
     path.write_bytes(data)
     return {

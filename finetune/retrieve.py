@@ -6,16 +6,17 @@ reaches a prompt. A passage is a run of lines; names are also matched by their p
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import bm25s
 
 from prepare_dataset import Options, git, read_folder, read_tree, select
 
 PASSAGE_LINES, OVERLAP_LINES = 40, 10
+PASSAGES = 2  # shown beside a gap
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,27 @@ class Passage:
 
 
 class Index:
-    """Passages of one tree, ranked by BM25."""
+    """Passages of some texts, ranked by BM25."""
 
-    def __init__(self, source: Path) -> None:
+    @classmethod
+    def of_tree(cls, source: Path) -> Index:
         """Read and index a folder; with git, what its last commit holds."""
         tracked = git(source, "rev-parse", "HEAD", check=False)
         tree = read_tree(source, "HEAD") if tracked else read_folder(source)
+        return cls((one.path, one.text) for one in select(tree, Options(), Counter()))
+
+    def __init__(self, documents: Iterable[tuple[str, str]]) -> None:
+        """Index documents, given as paths and texts."""
         self.passages = [
-            Passage(document.path, at + 1, "\n".join(lines[at : at + PASSAGE_LINES]))
-            for document in select(tree, Options(), Counter())
-            for lines in [document.text.splitlines()]
+            Passage(path, at + 1, "\n".join(lines[at : at + PASSAGE_LINES]))
+            for path, text in documents
+            for lines in [text.splitlines()]
             for at in range(0, max(1, len(lines) - OVERLAP_LINES), PASSAGE_LINES - OVERLAP_LINES)
         ]
+        # Where JAX is installed bm25s starts it on import, and JAX takes most of a GPU's memory.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import bm25s
+
         self.ranker = bm25s.BM25()
         if self.passages:
             corpus = [words(f"{one.path}\n{one.text}") for one in self.passages]
@@ -51,8 +61,15 @@ class Index:
         known = [word for word in asked if word in getattr(self.ranker, "vocab_dict", {})]
         if not num or not known:
             return []
-        found, scores = self.ranker.retrieve([known], k=num, show_progress=False)
+        found, scores = self.ranker.retrieve(
+            [known], k=num, show_progress=False, backend_selection="numpy"
+        )
         return [self.passages[i] for i, score in zip(found[0], scores[0], strict=True) if score > 0]
+
+
+def as_text(passages: list[Passage]) -> str:
+    """Return passages as they stand in a prompt."""
+    return "\n\n".join(f"# {one.path}, line {one.first_line}\n{one.text}" for one in passages)
 
 
 def words(text: str) -> list[str]:

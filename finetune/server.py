@@ -35,7 +35,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import infer
 from protocol import Chat, Common, Completion
-from retrieve import Index
+from retrieve import Index, as_text
 
 log = logging.getLogger("finetune.server")
 
@@ -110,6 +110,7 @@ class Assistant:
     failure: str = ""
     model: Any = None
     tokenizer: Any = None
+    order: str = "psm"  # of infilling; a base that knows it without us learned this one
     index: Index | None = None
     turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -128,7 +129,9 @@ class Assistant:
             self.model, self.tokenizer = infer.load(
                 base, adapter, torch.device(device), getattr(torch, dtype)
             )
-            self.index = Index(Path(options.source)) if options.source else None
+            if options.run:
+                self.order = infer.fim_order(Path(options.run))
+            self.index = Index.of_tree(Path(options.source)) if options.source else None
         except (OSError, ValueError, RuntimeError) as error:
             self.failure = f"{type(error).__name__}: {error}"
             log.error("not ready: %s", self.failure)
@@ -139,7 +142,7 @@ class Assistant:
     def passages(self, query: str, num: int) -> str:
         """Return the best passages for a query as one text."""
         found = self.index.search(query[-2000:], num) if self.index and num else []
-        return "\n\n".join(f"# {one.path}, line {one.first_line}\n{one.text}" for one in found)
+        return as_text(found)
 
     def room(self, max_tokens: int) -> int:
         """Return how many tokens a prompt may have.
@@ -155,11 +158,12 @@ class Assistant:
         """Return the ids of a completion request."""
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
         room = self.room(request.max_tokens or 64)
-        shown = self.passages(prompt, request.context_passages or 0)
+        around = prompt[-infer.QUERY_CHARS :] + (request.suffix or "")[: infer.QUERY_CHARS // 2]
+        shown = self.passages(around, request.context_passages or 0)
+        if request.suffix:
+            return infer.fim_prompt(self.tokenizer, prompt, request.suffix, room, self.order, shown)
         if shown:
             prompt = f"{shown}\n\n{prompt}"
-        if request.suffix:
-            return infer.fim_prompt(self.tokenizer, prompt, request.suffix, room)
         return infer.plain_prompt(self.tokenizer, prompt, room)
 
     def chat_prompt(self, request: Chat) -> list[int]:

@@ -33,7 +33,7 @@ def test_rows_time_real_tokens_and_the_table_compares_them(work, capsys):
 
 def test_fast_path_and_plain_loop_lose_alike(work, monkeypatch):
     monkeypatch.setattr(bench, "SEQ_LEN", 512)
-    rows = bench.pack(bench.read_chunks(work), 2048, 2048, 0)
-    monkeypatch.setattr(bench, "pack", lambda *_: rows[:2])
+    rows = bench.packed(work, 2048)
+    monkeypatch.setattr(bench, "packed", lambda *_: rows[:2])
     told = bench.curve(bench.parse(["row", "curve", "tiny", "--out", str(work)]))
     assert told["float32"]["largest_difference"] < 5e-4

@@ -12,6 +12,8 @@ from convert_base import load_base, teach_fim
 from convert_base import main as convert_main
 from examples import (
     IGNORED,
+    ORDERS,
+    Infilling,
     best_fit,
     chunk,
     fim_sentinels,
@@ -233,54 +235,63 @@ def test_chunks_lose_nothing_and_fit(dataset, tokenizer):
         assert "".join(p.text for p in pieces) == document["text"]
         assert max(len(p.ids) for p in pieces) <= 128
         for piece in pieces:
-            for start, end in piece.spans:
-                assert 0 < start < end <= len(piece.text)
+            for first, last in piece.gaps:
+                assert 0 < first < last <= len(piece.ids)
     long_line = {"path": "x", "lang": "text", "text": "word " * 3000, "spans": []}
     pieces = chunk(long_line, tokenizer, 128)
     assert "".join(p.text for p in pieces) == long_line["text"]
 
 
-def test_fim_example_holds_the_text_in_another_order(dataset, tokenizer):
+@pytest.mark.parametrize("order", ORDERS)
+def test_windows_hold_a_piece_of_the_text_in_another_order(dataset, tokenizer, order):
     pre, suf, mid = fim_sentinels(tokenizer)
     pieces = [c for d in read_documents(dataset / "train.jsonl") for c in chunk(d, tokenizer, 256)]
-    made = make_examples(pieces, tokenizer, 256, 1.0, random.Random(0))
+    made = make_examples(pieces, 0.5, Infilling(tokenizer, order, 256), random.Random(0))
     assert any("<|fim_middle|>" in piece.text for piece in pieces)  # our own source names it
-    turned = 0
-    for piece, ids in zip(pieces, made, strict=True):
+    windows = [one for one in made if one.given > 1]
+    assert [one.ids[:-1] for one in made if one.given == 1] == [list(p.ids) for p in pieces]
+    assert sum(len(w.ids) for w in windows) / sum(len(one.ids) for one in made) == pytest.approx(
+        0.5, abs=0.02
+    )
+    whole = "".join(piece.text + "\0" for piece in pieces)
+    for one in windows:
+        ids = one.ids
         assert ids[-1] == tokenizer.eos_token_id
         assert len(ids) <= 256
-        if ids[0] != pre:
-            continue
-        turned += 1
-        at_suf, at_mid = ids.index(suf), ids.index(mid)
-        prefix, suffix, middle = (
-            tokenizer.decode(part)
-            for part in (ids[1:at_suf], ids[at_suf + 1 : at_mid], ids[at_mid + 1 : -1])
-        )
-        assert prefix + middle + suffix == piece.text
-        assert prefix
-        assert not prefix[-1].isspace()
-    assert turned > 0.8 * len(pieces)
+        at = {token: ids.index(token) for token in (pre, suf, mid)}
+        if order == "psm":
+            before, after = ids[1 : at[suf]], ids[at[suf] + 1 : at[mid]]
+        else:
+            before, after = ids[at[pre] + 1 : at[mid]], ids[1 : at[pre]]
+        before, middle, after = map(tokenizer.decode, (before, ids[one.given : -1], after))
+        assert (after or "\n").startswith("\n")
+        assert before + middle + after in whole
+        assert before
+        assert not before[-1].isspace()
 
 
-def test_packing_keeps_every_example_whole_and_wastes_little(dataset, tokenizer):
+@pytest.mark.parametrize("rng", [None, random.Random(0)])
+def test_packing_keeps_every_example_whole_and_wastes_little(dataset, tokenizer, rng):
     pieces = [c for d in read_documents(dataset / "train.jsonl") for c in chunk(d, tokenizer, 256)]
-    made = make_examples(pieces, tokenizer, 256, 0.5, random.Random(0))
-    rows = pack(made, 1024, 256, tokenizer.pad_token_id)
+    made = make_examples(pieces, 0.5, Infilling(tokenizer, "spm", 256), random.Random(0))
+    rows = pack(made, 1024, 256, tokenizer.pad_token_id, rng)
     found = Counter()
     for row in rows:
         assert sum(row.lengths) == len(row.tokens) == len(row.positions) == 1024
-        for tokens, positions, labels in zip(
-            *(part.split(row.lengths) for part in (row.tokens, row.positions, row.labels)),
-            strict=True,
+        parts = (row.tokens, row.positions, row.labels, row.weights)
+        for tokens, positions, labels, weights in zip(
+            *(part.split(row.lengths) for part in parts), strict=True
         ):
             assert positions.tolist() == list(range(len(positions)))
-            if (labels != IGNORED).any():
-                assert labels[:-1].tolist() == tokens[1:].tolist()
+            asked = labels != IGNORED
+            assert torch.equal(asked, weights > 0)
+            if asked.any():
+                given = len(tokens) - int(asked.sum())
+                assert labels[given - 1 : -1].tolist() == tokens[given:].tolist()
                 assert labels[-1] == IGNORED
-                found[tuple(tokens.tolist())] += 1
-    assert found == Counter(tuple(one) for one in made)
-    assert sum(map(len, made)) > 0.95 * 1024 * (len(rows) - 1)
+                found[tuple(tokens.tolist()), given] += 1
+    assert found == Counter((tuple(one.ids), one.given) for one in made)
+    assert sum(len(one.ids) for one in made) > 0.95 * 1024 * (len(rows) - 1)
 
 
 def test_best_fit_never_overfills():

@@ -30,8 +30,9 @@ def test_report_compares_the_same_questions_before_and_after(run):
     before, after = report["before"], report["after"]
     assert after["held_out_bits_per_byte"] < before["held_out_bits_per_byte"]
     assert report["num_cases"]["infill"] == report["num_cases"]["next_line"] == 6
-    assert set(before["infill_ways"]) == {"prefix", "text", "sentinels"}
-    assert set(after["infill_ways"]) == {"sentinels"}
+    asked = {"prefix", "text", "prefix, passages", "sentinels, psm", "sentinels, spm"}
+    assert set(before["infill_ways"]) == asked
+    assert set(after["infill_ways"]) == {"sentinels, spm", "sentinels, passages"}
     text = (run / "report" / "report.md").read_text()
     assert "| held-out bits/byte | lower |" in text
     for name in ("quality.png", "curve.png"):
@@ -50,7 +51,7 @@ def test_an_untrained_adapter_changes_no_figure(base, dataset, tmp_path):
     for name in ("held_out_bits_per_byte", "stdlib_bits_per_byte"):
         assert before[name] == pytest.approx(after[name], rel=1e-5)
     assert before["next_line_exact_match"] == after["next_line_exact_match"]
-    assert before["infill_ways"]["sentinels"] == after["infill_ways"]["sentinels"]
+    assert before["infill_ways"]["sentinels, spm"] == after["infill_ways"]["sentinels, spm"]
 
 
 def test_perfect_answers_score_full_marks():
@@ -74,7 +75,7 @@ def test_recall_asks_only_for_names_the_text_has_not_shown():
 def test_first_line_and_prompts_keep_what_is_near_the_gap(base):
     assert infer.first_line("\n\n  return x\nmore") == "\n\n  return x"
     _, tokenizer = load_base(str(base), torch.float32)
-    ids = infer.fim_prompt(tokenizer, "a = 1\n" * 100 + "near", "\nnext\n" + "z\n" * 100, 30)
+    ids = infer.fim_prompt(tokenizer, "a = 1\n" * 100 + "near", "\nnext\n" + "z\n" * 100, 30, "psm")
     text = tokenizer.decode(ids)
     assert len(ids) <= 33
     assert "near<|fim_suffix|>\nnext" in text

@@ -118,3 +118,19 @@ def test_real_weights_learn_this_project_on_a_cpu(tmp_path):
     assert after["stdlib_bits_per_byte"] < 1.05 * before["stdlib_bits_per_byte"]
     assert set(exported["logit_errors"]) == {"adapter", "merged", "gguf-f16", "gguf-q8_0"}
     assert said.strip()
+
+
+def test_libraries_loaded_ahead_start_no_gpu_runtime():
+    """A process forked from one that has begun with a GPU cannot use it."""
+    program = (
+        "import sys, walk\n"
+        "for name in walk.LIBRARIES: __import__(name)\n"
+        "import torch\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert 'libcuda.so' not in open('/proc/self/maps').read()\n"
+        "assert 'jax' not in sys.modules and 'bm25s' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

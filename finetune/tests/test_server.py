@@ -96,7 +96,7 @@ def test_suffix_asks_by_way_of_the_sentinels(client, model):
     answer = client.completions.create(
         model="wat-code", prompt="def f(a):\n", suffix="\n    return b\n", max_tokens=12
     )
-    ids = infer.fim_prompt(model[1], "def f(a):\n", "\n    return b\n", 400)
+    ids = infer.fim_prompt(model[1], "def f(a):\n", "\n    return b\n", 400, "spm")
     assert answer.choices[0].text == greedy(model, ids, 12)
 
 
@@ -213,7 +213,7 @@ def test_chat_program_prints_an_answer(served):
 
 
 def test_retrieval_finds_the_defining_passage(project):
-    index = retrieve.Index(project)
+    index = retrieve.Index.of_tree(project)
     best = index.search("how does best fit packing of rows work", 3)
     assert best[0].path == "examples.py"
     assert index.search("zzzzzz", 3) == []

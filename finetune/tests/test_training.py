@@ -14,7 +14,7 @@ import adapter
 import attention
 import main
 from convert_base import load_base
-from examples import IGNORED, chunk, make_row, pack, read_documents
+from examples import IGNORED, Example, chunk, make_row, pack, read_documents
 from losses import chunked_nll
 
 SOURCE = Path(main.__file__).resolve().parent
@@ -44,14 +44,14 @@ def test_packed_loss_equals_unpacked_loss(base, dataset):
     opts = options(base, dataset, "unused")
     setup = main.build(opts, torch.device("cpu"), 1)
     document = read_documents(dataset / "train.jsonl")[0]
-    pieces = [list(c.ids) for c in chunk(document, setup.tokenizer, 256)][:4]
+    pieces = [Example(list(c.ids)) for c in chunk(document, setup.tokenizer, 256)][:4]
     plain, _ = load_base(str(base), torch.float32)
     (row,) = pack(pieces, 1024, 256, 0)
     with torch.no_grad():
         packed = setup.trainee(row)
         apart = torch.zeros(())
-        for ids in pieces:
-            tokens = torch.tensor([ids])
+        for piece in pieces:
+            tokens = torch.tensor([piece.ids])
             logits = plain(tokens).logits[0, :-1]
             apart += F.cross_entropy(logits, tokens[0, 1:], reduction="sum")
     assert packed.item() == pytest.approx(apart.item(), rel=1e-5)
@@ -59,8 +59,7 @@ def test_packed_loss_equals_unpacked_loss(base, dataset):
 
 def test_every_document_of_a_row_is_alone(base, dataset):
     setup = main.build(options(base, dataset, "unused"), torch.device("cpu"), 1)
-    first, second = list(range(20, 60)), list(range(80, 140))
-    other = [i + 7 for i in first]
+    first, second, other = (Example(list(range(*r))) for r in ((20, 60), (80, 140), (27, 67)))
     with torch.no_grad():
         alone = setup.trainee(make_row([second], 128, 128, 0))
         for neighbour in (first, other):
@@ -104,11 +103,15 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(weight_needs_grad, monk
     weight = torch.randn(50, 8, requires_grad=weight_needs_grad)
     labels = torch.randint(0, 50, (30,))
     labels[::4] = IGNORED
+    weights = torch.rand(30) * (labels != IGNORED)
     wanted = [hidden, weight] if weight_needs_grad else [hidden]
-    got = torch.autograd.grad(3 * chunked_nll(hidden, weight, labels), wanted)
-    plain = F.cross_entropy(hidden @ weight.T, labels, reduction="sum", ignore_index=IGNORED)
+    got = torch.autograd.grad(3 * chunked_nll(hidden, weight, labels, weights), wanted)
+    each = F.cross_entropy(hidden @ weight.T, labels, reduction="none", ignore_index=IGNORED)
+    plain = (each * weights).sum()
     want = torch.autograd.grad(3 * plain, wanted)
-    assert chunked_nll(hidden, weight, labels).item() == pytest.approx(plain.item(), rel=1e-6)
+    assert chunked_nll(hidden, weight, labels, weights).item() == pytest.approx(
+        plain.item(), rel=1e-6
+    )
     for a, b in zip(got, want, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -178,18 +181,19 @@ def test_plain_loop_agrees_to_three_decimals_over_25_steps(base, dataset, tmp_pa
     for rows, share, _ in corpus.steps(progress := main.state.Progress()):
         for group in optimizer.param_groups:
             group["lr"] = opts.lr * main.schedule(share, opts.warmup)
-        targets, total = sum(row.num_targets for row in rows), 0.0
+        weight, total = sum(row.weight for row in rows), 0.0
         for row in rows:
-            parts = zip(row.tokens.split(row.lengths), row.labels.split(row.lengths), strict=True)
-            for tokens, labels in parts:
+            parts = (part.split(row.lengths) for part in (row.tokens, row.labels, row.weights))
+            for tokens, labels, weights in zip(*parts, strict=True):
                 logits = reference(tokens[None]).logits[0]
-                loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
-                (loss / targets).backward()
+                each = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+                loss = (each * weights).sum()
+                (loss / weight).backward()
                 total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, opts.clip)
         optimizer.step()
         optimizer.zero_grad()
-        wanted.append(total / targets)
+        wanted.append(total / weight)
         progress.step, progress.step_in_epoch = progress.step + 1, progress.step_in_epoch + 1
     result = main.train(opts, setup, corpus, 0, 1, lambda: False)
     got = losses(tmp_path)
@@ -245,6 +249,19 @@ def test_two_processes_equal_one(base, dataset, tmp_path, parallel, method):
         assert (tmp_path / "two" / "adapter" / "adapter_model.safetensors").is_file()
     else:
         load_base(str(tmp_path / "two" / "model"), torch.float32)
+
+
+def test_full_training_hands_kernels_one_type(base, dataset, tmp_path, monkeypatch):
+    """Flash kernels refuse float32; autocast leaves queries of exact weights in it."""
+    plain = attention.load_sdpa(torch.device("cpu"))
+
+    def picky(q, k, v, scale, **packing):
+        assert q.dtype == k.dtype == v.dtype == torch.bfloat16
+        return plain(q, k, v, scale, **packing)
+
+    monkeypatch.setitem(attention.LOADERS, "sdpa", lambda device: attention.named(picky, "sdpa"))
+    opts = options(base, dataset, tmp_path, method="full", dtype="bfloat16", max_steps=2)
+    assert main.main(opts)["steps"] == 2
 
 
 def test_training_stops_early_and_keeps_the_best(base, dataset, tmp_path):
