@@ -44,7 +44,7 @@ _FOLLOWS = 0.75  # share of two types' executions that follow each other where t
 _ONCE = 0.7  # share of a plan's steps that differ, up to which it may be a loop gone round twice
 _CLEAR = 1.5  # times that one pause of a loop is longer than another, to be where it begins …
 _CLEAR_GAIN = 0.7  # … if what is left at the log's edges costs no more than the rest
-_HEADS = 6  # steps that a loop's rounds may begin with, the rarest first
+_HEADS = 6  # steps that a loop's rounds may begin with that are tried
 _TURNS = 3  # places where a loop may begin that are tried
 _NEAR = 6  # actions between such two, at most; and around an execution that may belong to it
 
@@ -128,11 +128,14 @@ def _plans(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     plan = consensus(rows)
     if len(plan) <= MAX_SPAN:
         yield plan
-    if not _repeats(plan):
+    longest = max(rows, key=len)  # it may hold many rounds where the others hold one each
+    if not _repeats(longest):
         return
     uses = Counter(number for row in rows for number in row)
-    heads = sorted((uses[n], n) for n, c in Counter(plan).items() if c > 1)
-    for _, head in heads[:_HEADS]:
+    heads = sorted((uses[n], n) for n, c in Counter(longest).items() if c > 1)
+    if len(heads) > _HEADS:  # from the rarest, as a detour's are, to an inner loop's
+        heads = [heads[round(i * (len(heads) - 1) / (_HEADS - 1))] for i in range(_HEADS)]
+    for _, head in heads:
         rounds: list[list[int]] = []
         for row in rows:
             for number in row:

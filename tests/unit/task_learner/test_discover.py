@@ -63,3 +63,13 @@ def test_the_recorded_log_holds_eight_claims_and_six_letters():
     log = Path(__file__).parents[2] / "data" / "desk_log.jsonl"
     events = [UiEvent.model_validate_json(line) for line in log.read_text().splitlines()]
     assert found_in(events) == [(CLAIM, 8), (MAIL, 6)]
+
+
+def test_rounds_are_told_apart_where_one_execution_holds_many():
+    actions = actions_of(ui_logs.person(3, claims=12, work=0).events)
+    vocabulary = Vocabulary.of(actions)
+    submits = [i for i, a in enumerate(actions) if vocabulary.token(a).label == "Submit claim"]
+    threads = [(0, 0) if i <= submits[0] else (1, 0) for i in range(len(actions))]
+    [finding] = discover(actions, vocabulary, threads)
+    labels = [t.label for t in finding.pattern.tokens if not t.label.startswith("@")]
+    assert (labels, len(finding.executions)) == (CLAIM, 12)
