@@ -20,6 +20,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _LINE_BYTES = 4 * 2**20
 _GRACE_S = 5.0
 _SIGXCPU, _SIGKILL = 24, 9
+# Python's, and the dynamic linker's where not even a library fits.
+_SIGNS_OF_NO_MEMORY = ("memory", "failed to map segment")
 
 Line = dict[str, Any]
 
@@ -100,6 +102,7 @@ def _crash(status: int, complaint: str) -> str:
         return "the training process was killed, most likely for lack of memory"
     kinds = [line.split(":", 1)[0] for line in complaint.splitlines() if line[:1].isalpha()]
     kind = kinds[-1][:80] if kinds else "no message"
-    if "memory" in complaint.lower().rsplit("\n", 3)[-2:][0] or kind.endswith("MemoryError"):
+    last = "\n".join(complaint.lower().splitlines()[-3:])
+    if kind.endswith("MemoryError") or any(sign in last for sign in _SIGNS_OF_NO_MEMORY):
         return "it needs more memory than memory_limit_mib allows: raise it"
     return f"the training process ended with status {status} ({kind})"

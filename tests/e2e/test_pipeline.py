@@ -100,10 +100,10 @@ async def _replace_module(
 
 
 def _weights_beside(data: Path, digest: str) -> dict[str, np.ndarray]:
-    """Return the newest weights among the trainer's artifacts; they are no module."""
+    """Return the newest safetensors among the trainer's artifacts: a length, then JSON."""
     files = [p for p in (data / "artifacts" / "agent-trainer").glob("??/*") if p.name != digest]
     newest_first = sorted(files, key=lambda p: p.stat().st_mtime, reverse=True)
-    raw = next(b for p in newest_first if not (b := p.read_bytes()).startswith(b"\0asm"))
+    raw = next(b for p in newest_first if (b := p.read_bytes())[8:9] == b"{")
     return load(raw)
 
 
