@@ -220,7 +220,7 @@ async def torture(options: argparse.Namespace, folder: Path, broker: Broker | No
     rng = random.Random(options.seed)  # noqa: S311
     logs = folder / "logs"
     logs.mkdir(parents=True)
-    desk = ROOT / "var" / "torture-desk.jsonl"
+    desk = ROOT / "var" / f"torture-desk-{DESK_SEED}.jsonl"
     port = await record_desk(desk, folder / "recorded")
     (logs / _DESK).write_text(desk.read_text().partition("\n")[2])
     (logs / "desk.port").write_text(json.dumps(port))
