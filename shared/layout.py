@@ -6,23 +6,45 @@ from shared.manifest import MAX_ELEMENTS, Network, Precision
 
 __all__ = [
     "BLOCK",
+    "NUM_ELEMENTS",
     "OUTCOME",
     "OUTCOME_BYTES",
     "PAGE_BYTES",
+    "TURN_INPUTS",
+    "WORD",
     "Layout",
     "activation_levels",
+    "blocks_at_once",
+    "is_listed",
     "padded",
 ]
 
-BLOCK = 16  # outputs computed together: four v128 accumulators
+BLOCK = 16  # outputs of four v128 accumulators
+TURN_INPUTS = 8  # of a layer that reads whole vectors, in one turn of its loop
+WORD = 64  # observed numbers that are looked through at once
 PAGE_BYTES = 65536
+NUM_ELEMENTS = 8  # where the host writes the number of elements, i32
 OUTCOME = 16
-OUTCOME_BYTES = 28
+OUTCOME_BYTES = 32
 
 
 def padded(count: int, multiple: int = BLOCK) -> int:
     """Round `count` up to a multiple."""
     return -(-count // multiple) * multiple
+
+
+def blocks_at_once(outputs: int) -> int:
+    """Return how many blocks of outputs one pass over the inputs computes.
+
+    Three leave 4 of a processor's 16 vector registers to everything else.
+    """
+    blocks = padded(outputs) // BLOCK
+    return next(count for count in (3, 2, 1) if blocks % count == 0)
+
+
+def is_listed(layer: str, part: int) -> bool:
+    """Tell whether a layer's part reads what was observed, of which only what is not 0 counts."""
+    return layer == "element.0" or (layer, part) == ("context.0", 2)
 
 
 def activation_levels(num_inputs: int) -> int:
@@ -41,9 +63,10 @@ class Layout:
         """Map each region of numbers that change to (offset, size)."""
         net = self.network
         widest = max(*net.element, *net.context, *net.score, net.num_actions)
+        longest = padded(max(net.num_features, net.num_context), WORD) + BLOCK
         floats = {
-            "x": MAX_ELEMENTS * padded(net.num_features, 8),
-            "g": padded(net.num_context, 8),
+            "x": MAX_ELEMENTS * padded(net.num_features, WORD),
+            "g": padded(net.num_context, WORD),
             "h": MAX_ELEMENTS * padded(net.element[-1]),
             "logits": MAX_ELEMENTS * padded(net.num_actions),
             "shared": padded(widest),  # the part of a layer that is the same for all elements
@@ -53,7 +76,10 @@ class Layout:
             "finish": padded(1),
             "even": padded(widest),
             "odd": padded(widest),
-            "quantised": padded(max(max(parts) for _, parts in net.layers().values())),
+            "values": padded(longest),  # those observed that are not 0 ...
+            "places": padded(longest),  # ... and the input that each belongs to
+            "listed": padded(longest),  # these values quantised
+            "quantised": padded(max(*net.element, *net.context, *net.score)),
         }
         at, placed = OUTCOME + 32, {}
         for region, count in floats.items():
@@ -69,7 +95,8 @@ class Layout:
             blobs = [(("bias", 0), 4 * padded(outputs))]
             for part, inputs in enumerate(parts):
                 item_bytes = 4 if self.precision == "f32" else 1
-                blobs.append((("weight", part), padded(outputs) * padded(inputs, 4) * item_bytes))
+                rows = inputs if is_listed(layer, part) else padded(inputs, TURN_INPUTS)
+                blobs.append((("weight", part), padded(outputs) * rows * item_bytes))
                 if self.precision == "int8":
                     blobs.append((("scale", part), 4 * padded(outputs)))
             for (kind, part), size in blobs:
@@ -97,7 +124,7 @@ class Layout:
     @property
     def x_stride(self) -> int:
         """Return the bytes between two rows of x."""
-        return 4 * padded(self.network.num_features, 8)
+        return 4 * padded(self.network.num_features, WORD)
 
     @property
     def h_stride(self) -> int:

@@ -34,8 +34,8 @@ __all__ = [
     "capabilities_of",
 ]
 
-ABI_VERSION = 1
-EMITTER_VERSION = 1
+ABI_VERSION = 2
+EMITTER_VERSION = 2
 MAX_ELEMENTS = 512  # elements of one observation; sizes the guest's memory
 MAX_ACTIONS = 128
 MAX_INPUTS = 1024  # inputs of one layer part: keeps i32 sums of int8 x int16 products exact
@@ -184,8 +184,8 @@ class Manifest(_Frozen):
     `probes` is left empty by the caller and filled in by `shared.module.emit`.
     """
 
-    abi: Literal[1] = 1
-    emitter: Literal[1] = 1
+    abi: Literal[2] = 2
+    emitter: Literal[2] = 2
     encoding: int = Field(ge=1)  # version of the observation's encoding
     routine_id: Name
     routine_revision: int = Field(ge=0)

@@ -21,11 +21,15 @@ from shared.errors import ContractError
 from shared.guest import IMPORT_MODULE
 from shared.layout import (
     BLOCK,
+    NUM_ELEMENTS,
     OUTCOME,
     OUTCOME_BYTES,
     PAGE_BYTES,
+    TURN_INPUTS,
     Layout,
     activation_levels,
+    blocks_at_once,
+    is_listed,
     padded,
 )
 from shared.manifest import (
@@ -66,6 +70,7 @@ __all__ = [
     "KEYS",
     "MAX_ACTIONS",
     "MAX_ELEMENTS",
+    "NUM_ELEMENTS",
     "NUM_PROBES",
     "OPS",
     "OUTCOME",
@@ -297,15 +302,22 @@ def digest_observation(x: Floats, g: Floats) -> str:
 
 
 def _pack_rows(rows: NDArray[np.generic], inputs_together: int) -> bytes:
-    """Order (outputs, inputs) as the guest reads: blocks of outputs, then inputs, then lanes.
+    """Order (outputs, inputs) as `dense` reads: outputs of a pass, then inputs, then lanes.
 
     `inputs_together` neighbours of one output lie side by side: 1 for f32, 2 for int8.
     """
     outputs, inputs = rows.shape
-    full = np.zeros((padded(outputs), padded(inputs, 4)), rows.dtype)
+    full = np.zeros((padded(outputs), padded(inputs, TURN_INPUTS)), rows.dtype)
     full[:outputs, :inputs] = rows
-    blocks = full.reshape(len(full) // BLOCK, BLOCK, -1, inputs_together)
+    blocks = full.reshape(
+        -1, BLOCK * blocks_at_once(outputs), full.shape[1] // inputs_together, inputs_together
+    )
     return blocks.transpose(0, 2, 1, 3).tobytes()
+
+
+def _pack_columns(rows: NDArray[np.generic]) -> bytes:
+    """Order (outputs, inputs) as `listed` reads: all outputs of one input side by side."""
+    return np.pad(rows.T, ((0, 0), (0, padded(len(rows)) - len(rows)))).tobytes()
 
 
 def _pack_vector(values: Floats) -> bytes:
@@ -322,11 +334,14 @@ def _pack(layout: Layout, weights: Weights) -> bytes:
         parts = layers[layer][1]
         start = sum(parts[:part])
         rows = weights[f"{layer}.weight"][:, start : start + parts[part]]
-        if layout.precision == "f32":
-            blobs.append(_pack_rows(rows.astype("<f4"), 1))
+        quantised, scale = quantise_rows(rows)
+        weight = rows.astype("<f4") if layout.precision == "f32" else quantised
+        if kind == "scale":
+            blobs.append(_pack_vector(scale))
+        elif is_listed(layer, part):
+            blobs.append(_pack_columns(weight))
         else:
-            quantised, scale = quantise_rows(rows)
-            blobs.append(_pack_rows(quantised, 2) if kind == "weight" else _pack_vector(scale))
+            blobs.append(_pack_rows(weight, 1 if layout.precision == "f32" else 2))
     return b"".join(blobs)
 
 

@@ -41,22 +41,34 @@ CUSTOM, TYPE, IMPORT, FUNCTION, MEMORY, GLOBAL, EXPORT, CODE, DATA = 0, 1, 2, 3,
 
 _HEADER = b"\0asm\1\0\0\0"
 HEADER_BYTES = len(_HEADER)
-_VALUE_TYPES = {"i32": 0x7F, "f32": 0x7D, "v128": 0x7B}
+_VALUE_TYPES = {"i32": 0x7F, "i64": 0x7E, "f32": 0x7D, "v128": 0x7B}
 
 _PLAIN = {
     "else": 0x05,
     "end": 0x0B,
     "return": 0x0F,
+    "i32.eqz": 0x45,
     "i32.eq": 0x46,
     "i32.lt_u": 0x49,
     "i32.ge_u": 0x4F,
+    "i64.ne": 0x52,
     "f32.gt": 0x5E,
     "f32.ge": 0x60,
     "i32.add": 0x6A,
     "i32.sub": 0x6B,
+    "i32.mul": 0x6C,
+    "i32.shl": 0x74,
+    "i32.shr_u": 0x76,
+    "i64.ctz": 0x7A,
+    "i64.add": 0x7C,
+    "i64.and": 0x83,
+    "i64.or": 0x84,
+    "i64.shl": 0x86,
+    "f32.add": 0x92,
     "f32.sub": 0x93,
     "f32.div": 0x95,
-    "f32.max": 0x97,
+    "i32.wrap_i64": 0xA7,
+    "i64.extend_i32_u": 0xAD,
     "f32.convert_i32_u": 0xB3,
 }
 _BLOCK = {"block": 0x02, "loop": 0x03, "if": 0x04}  # all without a result
@@ -67,19 +79,30 @@ _INDEX = {
     "local.set": 0x21,
     "local.tee": 0x22,
 }
-_MEMORY = {"f32.load": (0x2A, 2), "i32.store": (0x36, 2), "f32.store": (0x38, 2)}
+_CONSTANT = {"i32.const": 0x41, "i64.const": 0x42}
+_MEMORY = {
+    "i32.load": (0x28, 2),
+    "f32.load": (0x2A, 2),
+    "i32.store": (0x36, 2),
+    "f32.store": (0x38, 2),
+}
 _SIMD = {
     "f32x4.splat": 0x13,
+    "i8x16.ne": 0x24,
+    "i8x16.bitmask": 0x64,
+    "i8x16.narrow_i16x8_s": 0x65,
+    "i16x8.extend_low_i8x16_s": 0x87,
+    "i16x8.extend_high_i8x16_s": 0x88,
     "i16x8.narrow_i32x4_s": 0x85,
     "i32x4.add": 0xAE,
+    "i32x4.sub": 0xB1,
+    "i32x4.max_s": 0xB8,
     "i32x4.dot_i16x8_s": 0xBA,
-    "f32x4.nearest": 0x6A,
     "f32x4.abs": 0xE0,
     "f32x4.add": 0xE4,
     "f32x4.mul": 0xE6,
     "f32x4.div": 0xE7,
-    "f32x4.max": 0xE9,
-    "i32x4.trunc_sat_f32x4_s": 0xF8,
+    "f32x4.pmax": 0xEB,
     "f32x4.convert_i32x4_s": 0xFA,
 }
 _SIMD_MEMORY = {  # opcode, log2 of the alignment
@@ -246,13 +269,17 @@ def _instruction(
         index = next(rest)
         known = functions if word == "call" else local_indices
         return bytes([_INDEX[word]]) + uleb(known[index[1:]] if index[0] == "$" else int(index))
-    if word == "i32.const":
-        return b"\x41" + sleb(int(next(rest)))
+    if word in _CONSTANT:
+        return bytes([_CONSTANT[word]]) + sleb(int(next(rest)))
     if word == "f32.const":
         return b"\x43" + struct.pack("<f", float(next(rest)))
     if word in _MEMORY:
         opcode, align = _MEMORY[word]
         return bytes([opcode, align]) + uleb(int(next(rest)))
+    if word == "i8x16.shuffle":
+        return b"\xfd" + uleb(0x0D) + bytes(int(next(rest)) for _ in range(16))
+    if word == "f32x4.extract_lane":
+        return b"\xfd\x1f" + bytes([int(next(rest))])
     if word in _SIMD:
         return b"\xfd" + uleb(_SIMD[word])
     if word in _SIMD_MEMORY:

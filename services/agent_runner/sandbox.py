@@ -39,6 +39,7 @@ from shared.module import (
     FINISH,
     IMPORT_MODULE,
     MAX_ELEMENTS,
+    NUM_ELEMENTS,
     OPS,
     OUTCOME,
     OUTCOME_BYTES,
@@ -68,6 +69,7 @@ __all__ = [
 DEADLINE_MS = 2000
 _TICK_S = 0.01
 _IDLE_S = 1.0  # the ticker ends after this long without a step
+_UNTOLD = 0xFF  # bytes of an outcome before the guest has written one
 _PROBE_TOLERANCE = 1e-5  # of the margin, in logits
 
 _CONFIGURATION = {
@@ -120,6 +122,7 @@ class _Memory:
     x: Floats  # (MAX_ELEMENTS, F)
     g: Floats  # (G,)
     logits: Floats  # (MAX_ELEMENTS, A)
+    num_elements: NDArray[np.int32]  # (1,)
     outcome: NDArray[np.uint8]
 
 
@@ -299,6 +302,7 @@ class Sandbox:
             floats("x", MAX_ELEMENTS, network.num_features),
             floats("g", 1, network.num_context)[0],
             floats("logits", MAX_ELEMENTS, network.num_actions),
+            data[NUM_ELEMENTS : NUM_ELEMENTS + 4].view(np.int32),
             data[OUTCOME : OUTCOME + OUTCOME_BYTES],
         )
 
@@ -327,16 +331,18 @@ class Sandbox:
             guest_step, memory = self._loaded()
             memory.x[: len(x)] = x
             memory.g[:] = g
+            memory.num_elements[0] = len(x)
+            memory.outcome.fill(_UNTOLD)
             self._border.begin(len(x), probing=probing)
-            status = self._call_guest(guest_step, len(x))
-            return self._read_outcome(status, len(x), memory.outcome.tobytes())
+            self._call_guest(guest_step)
+            return self._read_outcome(len(x), memory.outcome.tobytes())
 
-    def _call_guest(self, guest_step: wasmtime.Func, num_elements: int) -> int:
+    def _call_guest(self, guest_step: wasmtime.Func) -> None:
         self._meter()
         started_s = time.monotonic()
         try:
             with self._ticker:
-                status = guest_step(self._store, num_elements)
+                guest_step(self._store)
         except wasmtime.Trap as trap:
             self._raise_host_error()
             raise self._explain(trap) from trap
@@ -349,7 +355,6 @@ class Sandbox:
         if spent_ms > self._deadline_ms:
             # A guest whose last act is the host call passes no epoch check behind it.
             raise OutOfFuel(self._late())
-        return int(status)
 
     def _raise_host_error(self) -> None:
         if self._border.error is not None:
@@ -375,12 +380,11 @@ class Sandbox:
         reason = code.name.lower() if code else "unknown cause"
         return GuestTrap(f"agent {self._manifest.name!r} trapped ({reason}): train it again")
 
-    def _read_outcome(
-        self, untrusted_status: int, num_elements: int, untrusted: bytes
-    ) -> StepOutcome:
+    def _read_outcome(self, num_elements: int, untrusted: bytes) -> StepOutcome:
         """Check the guest's account against what the host saw. Raises GuestTrap."""
         element, action, second_element, second_action = np.frombuffer(untrusted, "<i4", 4).tolist()
         logit, margin = np.frombuffer(untrusted, "<f4", 2, 16).tolist()
+        untrusted_status = int.from_bytes(untrusted[28:], "little", signed=True)
         calls = self._border.calls
         entry = None
         if 0 <= action < len(self._manifest.actions) and 0 <= element < num_elements:

@@ -45,7 +45,8 @@ CACHE = ROOT / "var" / "bench" / "agents"
 REPORT = ROOT / "var" / "bench" / "agents.json"
 _TRAINED_BY = ("services/agent_trainer/*.py", "shared/encoding*.py", "shared/goal.py",
                "services/user_monitor/capture/replay_demonstrations.py", "shared/guest.py",
-               "shared/module.py", "tests/bench/agents_data.py")  # fmt: skip
+               "shared/layout.py", "shared/loops.py", "shared/module.py",
+               "tests/bench/agents_data.py")  # fmt: skip
 _PLAYED_BY = (
     "shared/page.js",
     "services/agent_runner/actuators/*.py",

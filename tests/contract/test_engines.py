@@ -70,8 +70,10 @@ _DECIDE = """async (wasm, observations, counts, features, context) => {
     for (let e = 0; e < num; e++) put(at("x") + e * at("x_stride"), features);
     put(at("g"), context);
     calls = [];
-    const status = guest.step(num);
-    found.push([status, ...new Int32Array(guest.memory.buffer, at("outcome"), 6), ...calls]);
+    new Int32Array(guest.memory.buffer, at("num_elements"), 1)[0] = num;
+    guest.step();
+    const told = new Int32Array(guest.memory.buffer, at("outcome"), 8);
+    found.push([told[7], ...told.slice(0, 6), ...calls]);
   }
   return found;
 }"""

@@ -27,6 +27,9 @@ from shared.errors import ContractError, GuestTrap, OutOfFuel, SandboxError
 from shared.module import (
     KEYS,
     MAX_ELEMENTS,
+    NUM_ELEMENTS,
+    OUTCOME,
+    OUTCOME_BYTES,
     ActionEntry,
     Layout,
     Manifest,
@@ -134,19 +137,24 @@ def observation(network=SMALL, num_elements=5, seed=0):
 
 
 def guest(body, *, pages=None, start=False, raw=None):
-    """Return a module that passed no proof: `step` is `body`, or raw code, with one import."""
+    """Return a module that passed no proof and has one import.
+
+    Its `step` leaves what `body`, or raw code, returns as the status; local n is the number of
+    elements.
+    """
     manifest = make_manifest(SMALL)
     layout = Layout(manifest.network, manifest.precision)
-    step = Function("step", (("n", "i32"),), ("i32",), (), body)
-    code = raw or wasm.assemble(step, {"click": 0})
+    decide = Function("decide", (("n", "i32"),), ("i32",), (), body)
+    told = f"i32.const {OUTCOME} i32.const {NUM_ELEMENTS} i32.load 0 call $decide i32.store 28"
+    step = Function("step", (), (), (), told)
+    codes = [raw or wasm.assemble(decide, {"click": 0}), wasm.assemble(step, {"decide": 1})]
     ours = {s.id: s for s in parse(emit(manifest, random_weights(SMALL, 1))).sections}
-    types = [step.type.encode(), wasm.FunctionType(()).encode()]
-    functions, codes = [b"\0"], [code]
+    types, functions = [decide.type.encode(), step.type.encode()], [b"\0", b"\1"]
     if start:
         functions.append(b"\1")
         codes.append(wasm.assemble(Function("s", (), (), (), "loop i32.const 1 br_if 0 end"), {}))
     memory = (wasm.uleb(layout.num_pages),) * 2 if pages is None else map(wasm.uleb, pages)
-    exports = [wasm.name("memory") + b"\2\0", wasm.name("step") + b"\0\1"]
+    exports = [wasm.name("memory") + b"\2\0", wasm.name("step") + b"\0\2"]
     sections = [
         ours[wasm.CUSTOM],
         Section(wasm.TYPE, wasm.vector(types)),
@@ -154,7 +162,7 @@ def guest(body, *, pages=None, start=False, raw=None):
         Section(wasm.FUNCTION, wasm.vector(functions)),
         Section(wasm.MEMORY, wasm.vector([b"\1" + b"".join(memory)])),
         Section(wasm.EXPORT, wasm.vector(exports)),
-        *([Section(8, b"\2")] if start else []),
+        *([Section(8, b"\3")] if start else []),
         Section(wasm.CODE, wasm.vector(codes)),
     ]
     return VerifiedModule(wasm.encode(sections), manifest, layout, "", b"")
@@ -178,12 +186,46 @@ def test_guest_and_reference_agree_bit_for_bit(network, precision):
             assert {f: getattr(outcome, f) for f in common} == dataclasses.asdict(expected)
 
 
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_inputs_that_are_zero_are_passed_over_without_changing_a_bit(network, precision):
+    weights = random_weights(network, 8)
+    rng = np.random.default_rng(9)
+    with Sandbox(make_verified(network, weights, precision=precision), Recorder()) as sandbox:
+        for share in (0, 0.01, 0.06, 0.5, 1):
+            x, g = observation(network, 33, 5)
+            x[rng.random(x.shape) >= share] = 0
+            g[rng.random(g.shape) >= share] = 0
+            # No number that is nearly 0 may be taken for it, nor the other zero for a number.
+            x[:8, ::7] = np.array([-0.0, 1e-45, -1e-45, 1e-30, -1e-20, 1e-6, 2**20, -1])[:, None]
+            outcome = sandbox.step(x, g)
+            logits, _ = reference_logits(network, weights, x, g, precision)
+            assert sandbox.logits(len(x)).tobytes() == logits.tobytes()
+            expected = reference_step(network, weights, x, g, precision=precision)
+            assert (outcome.logit, outcome.margin) == (expected.logit, expected.margin)
+
+
 def test_a_step_leaves_nothing_behind_for_the_next():
     with Sandbox(make_verified(NETWORKS["usual"]), Recorder()) as sandbox:
         x, g = observation(NETWORKS["usual"], 40)
         first = sandbox.step(x, g)
         sandbox.step(*observation(NETWORKS["usual"], MAX_ELEMENTS, 3))
         assert sandbox.step(x, g) == first
+
+
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_what_leaves_the_numbers_is_no_number_in_guest_and_reference_alike(precision):
+    network = NETWORKS["usual"]
+    weights = random_weights(network, 4)
+    weights["element.1.weight"] *= 100
+    x, g = observation(network, 9)
+    x[3] *= np.float32(1e38)
+    with Sandbox(make_verified(network, weights, precision=precision), Recorder()) as sandbox:
+        sandbox.step(x, g)
+        with np.errstate(all="ignore"):
+            logits, _ = reference_logits(network, weights, x, g, precision)
+        assert not np.isfinite(logits).all()
+        np.testing.assert_array_equal(sandbox.logits(9), logits)
 
 
 @pytest.mark.parametrize("entry", range(len(ACTIONS)))
@@ -337,7 +379,7 @@ def test_a_read_outside_memory_traps():
 
 def test_endless_recursion_traps():
     body = wasm.assemble(
-        Function("step", (("n", "i32"),), ("i32",), (), "local.get $n call $step"), {"step": 1}
+        Function("deep", (("n", "i32"),), ("i32",), (), "local.get $n call $deep"), {"deep": 1}
     )
     with (
         Sandbox(guest("", raw=body), Recorder(), fuel=2**40) as sandbox,
@@ -411,9 +453,13 @@ def test_the_guest_itself_refuses_too_many_elements():
     for needed in module.imports:
         function = wasmtime.Func(store, needed.type, lambda *_: 0)
         linker.define(store, needed.module, needed.name, function)
-    step = linker.instantiate(store, module).exports(store)["step"]
+    exports = linker.instantiate(store, module).exports(store)
+    memory = exports["memory"]
     for num_elements in (0, MAX_ELEMENTS + 1, -1):
-        assert step(store, num_elements) == Status.BAD_INPUT
+        memory.write(store, num_elements.to_bytes(4, "little", signed=True), NUM_ELEMENTS)
+        exports["step"](store)
+        outcome = memory.read(store, OUTCOME, OUTCOME + OUTCOME_BYTES)
+        assert outcome[28:] == bytes([Status.BAD_INPUT, 0, 0, 0])
 
 
 def test_two_threads_cannot_step_at_once():
@@ -514,9 +560,9 @@ def test_the_engine_takes_no_proposal_that_we_never_emit(text):
         wasmtime.Module(new_engine(), wasmtime.wat2wasm(text))
 
 
-@pytest.mark.parametrize("name", ["agent_v1_f32", "agent_v1_int8"])
-def test_golden_module_of_abi_1_decides_as_when_it_was_released(name):
-    golden = json.loads((MODULES / "agent_v1.json").read_text())
+@pytest.mark.parametrize("name", ["agent_v2_f32", "agent_v2_int8"])
+def test_golden_module_of_abi_2_decides_as_when_it_was_released(name):
+    golden = json.loads((MODULES / "agent_v2.json").read_text())
     verified = verify(
         (MODULES / f"{name}.wasm").read_bytes(),
         granted=golden["granted"],
@@ -550,12 +596,14 @@ for (let e = 0; e < n; e++)
   floats(at("x") + e * at("x_stride"), features)
     .set(values.subarray(e * features, (e + 1) * features));
 floats(at("g"), context).set(values.subarray(n * features));
-const status = guest.step(+n), logits = [];
+new Int32Array(guest.memory.buffer, at("num_elements"), 1)[0] = n;
+guest.step();
+const logits = [];
 for (let e = 0; e < n; e++)
   logits.push(...new Uint32Array(
     guest.memory.buffer, at("logits") + e * at("logits_stride"), columns));
-const outcome = [...new Int32Array(guest.memory.buffer, at("outcome"), 2)];
-console.log(JSON.stringify({status, logits, outcome, calls}));
+const told = new Int32Array(guest.memory.buffer, at("outcome"), 8);
+console.log(JSON.stringify({status: told[7], logits, outcome: [...told.slice(0, 2)], calls}));
 """
 
 

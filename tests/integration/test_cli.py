@@ -231,7 +231,7 @@ def test_a_misspelled_setting_stops_every_command(at_home):
 
 
 def test_a_model_is_imported_shown_exported_and_deleted(at_home, tmp_path):
-    file = ROOT / "tests" / "data" / "modules" / "agent_v1_int8.wasm"
+    file = ROOT / "tests" / "data" / "modules" / "agent_v2_int8.wasm"
     assert "is ready" in at_home.wat("models", "import", str(file))[0]
     assert (
         "delete it, or ask to replace it" in at_home.wat("models", "import", str(file), expect=1)[1]

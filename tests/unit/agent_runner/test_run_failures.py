@@ -10,7 +10,7 @@ from services.agent_runner.work import ActiveRun, RunWork, Task
 from shared import wasm
 from shared.clock import FakeClock
 from shared.errors import ActuatorError
-from shared.module import Layout, VerifiedModule, parse
+from shared.module import OUTCOME, Layout, Status, VerifiedModule, parse
 from shared.schemas import RunState
 from shared.wasm import Function, Section
 from tests.unit.agent_runner.desk import DeskScreen
@@ -22,7 +22,7 @@ def with_body(module: bytes, body: str) -> VerifiedModule:
     """Return `module` with another `step`, as if it had passed every proof."""
     manifest = parse(module).manifest.model_copy(update={"probes": ()})
     layout = Layout(manifest.network, manifest.precision)
-    step = Function("step", (("n", "i32"),), ("i32",), (), body)
+    step = Function("step", (), (), (), body)
     sections = [
         Section(wasm.TYPE, wasm.vector([step.type.encode()])),
         Section(wasm.FUNCTION, wasm.vector([b"\0"])),
@@ -61,7 +61,7 @@ async def work(room, module):
 
 
 async def test_an_endless_loop_in_a_module_fails_its_record_and_nothing_else(room):
-    looping = with_body(room.module, "loop i32.const 1 br_if 0 end i32.const 0")
+    looping = with_body(room.module, "loop i32.const 1 br_if 0 end")
     run = await work(room, looping)
     assert run.state is RunState.FAILED
     assert "used up its fuel" in run.reason or "took longer" in run.reason
@@ -80,7 +80,8 @@ async def test_a_screen_that_cannot_be_opened_fails_its_record(room, monkeypatch
 
 
 async def test_a_module_that_lies_about_what_it_did_fails_its_record(room):
-    run = await work(room, with_body(room.module, "i32.const 0"))
+    acted = f"i32.const {OUTCOME} i32.const {Status.ACTED} i32.store 28"
+    run = await work(room, with_body(room.module, acted))
     assert run.state is RunState.FAILED
     assert "differs from what the host saw" in run.reason
     assert room.desk.acts == []

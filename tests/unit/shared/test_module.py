@@ -464,7 +464,7 @@ def test_a_signed_module_is_not_signed_twice(signed):
 @pytest.mark.parametrize("field", ["abi", "emitter"])
 def test_a_later_version_says_train_again(signed, field):
     def later(payload):
-        return json.dumps({**json.loads(payload), field: 2}).encode()
+        return json.dumps({**json.loads(payload), field: 3}).encode()
 
     sections = list(parse(signed).sections)
     sections[0] = dataclasses.replace(sections[0], payload=later(sections[0].payload))
@@ -485,7 +485,7 @@ def test_a_manifest_with_unknown_fields_is_refused(signed):
     [
         b',"screen_schema":{"a":NaN}}',
         b',"options":{"a":-Infinity}}',
-        b',"abi":1}',
+        b',"abi":2}',
         b',"screen_schema":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}",
         b',"name":"\\ud800"}',
         b',"name":"\xff"}',
