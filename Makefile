@@ -97,10 +97,10 @@ SEEDS ?= 10
 bench-demo: setup browser ## the demonstration for SEEDS seeds, judged by its database
 	@$(PY) -m tests.bench.demo --seeds $(SEEDS)
 
-bench-agents: setup browser ## agents from people's recordings, on live pages; DATA=folder ROW=main|3|10|30|noise|drift|end-to-end TASKS=a,b SEEDS=0:49 TRAININGS=3 QUICK=1 SHOW=task:seed
+bench-agents: setup browser ## agents from people's recordings, on live pages; DATA=folder ROW=main|3|10|30|noise|drift|end-to-end TASKS=a,b SEEDS=0:49 TRAININGS=3 PLAYERS=2 QUICK=1 SHOW=task:seed
 	@$(PY) -m tests.bench.agents --data $(or $(DATA),$(error DATA=folder of recordings)) \
 	  $(if $(TASKS),--tasks $(TASKS)) $(if $(SEEDS_GIVEN),--seeds $(SEEDS)) $(if $(QUICK),--quick) \
-	  $(if $(ROW),--row $(ROW)) $(if $(TRAININGS),--training-seeds $(TRAININGS)) $(if $(SHOW),--show $(SHOW))
+	  $(if $(ROW),--row $(ROW)) $(if $(TRAININGS),--training-seeds $(TRAININGS)) $(if $(PLAYERS),--players $(PLAYERS)) $(if $(SHOW),--show $(SHOW))
 
 bench-learner: setup ## discovery on the UI logs of a folder: DATA=folder [QUICK=1]
 	@$(PY) -m tests.bench.learner "$(or $(DATA),$(error DATA=folder of UI logs))" $(if $(QUICK),--quick)

@@ -184,23 +184,30 @@ async def trained_of_stream(names: Sequence[str], asked: "Asked", seed: int) -> 
     return {name: load(note, seed) for name, note in notes.items()}
 
 
-async def all_trained(name: str, sets: Sequence[tuple[int, Recordings]]) -> AsyncIterator[Model]:
-    """Yield a model of each (training seed, recordings); the next trains while one is played."""
+async def all_trained(names: Sequence[str], asked: "Asked", row: str) -> AsyncIterator[Model]:
+    """Yield the models of each task in turn; the next trains while one is played."""
     ahead: asyncio.Task[Model] | None = None
-    for at in range(len(sets)):
-        ahead = ahead or asyncio.create_task(trained(name, sets[at][1], sets[at][0]))
-        model = await ahead
-        more = at + 1 < len(sets)
-        ahead = (
-            asyncio.create_task(trained(name, sets[at + 1][1], sets[at + 1][0])) if more else None
-        )
-        yield model
+    for name in names:
+        for seed, recordings in asked.sets(name, row):
+            model = await ahead if ahead is not None else None
+            ahead = asyncio.create_task(trained(name, recordings, seed))
+            if model is not None:
+                yield model
+    if ahead is not None:
+        yield await ahead
 
 
 async def played(
-    name: str, module: bytes, seeds: Sequence[int], player: Player, change: Change | None = None
+    name: str,
+    module: bytes,
+    seeds: Sequence[int],
+    players: Sequence[Player],
+    change: Change | None = None,
 ) -> list[Episode]:
-    """Return cached episodes and play those that are missing, keeping each as it ends."""
+    """Return cached episodes and play those that are missing, keeping each as it ends.
+
+    The players share them: an episode mostly waits for its page.
+    """
     by = source_digest(_PLAYED_BY if change is None else _DRIFTED_BY)
     key = hashlib.sha256(module + by.encode()).hexdigest()[:24]
     file = CACHE / name / f"{key}.episodes.jsonl"
@@ -212,10 +219,17 @@ async def played(
     missing = [seed for seed in seeds if seed not in known]
     if missing:
         with file.open("a") as out:
-            async for episode in player.play(name, module, missing, change):
-                out.write(json.dumps(dataclasses.asdict(episode)) + "\n")
-                out.flush()
-                known[episode.seed] = episode
+
+            async def play(player: Player, own: Sequence[int]) -> None:
+                async for episode in player.play(name, module, own, change):
+                    out.write(json.dumps(dataclasses.asdict(episode)) + "\n")
+                    out.flush()
+                    known[episode.seed] = episode
+
+            num = len(players)
+            async with asyncio.TaskGroup() as group:
+                for i, player in enumerate(players):
+                    group.create_task(play(player, missing[i::num]))
     return [known[seed] for seed in seeds]
 
 
@@ -269,20 +283,21 @@ class Asked:
 
 
 async def measure(
-    name: str, asked: Asked, player: Player, row: str, models: AsyncIterator[Model]
+    name: str, asked: Asked, players: Sequence[Player], row: str, models: AsyncIterator[Model]
 ) -> dict[str, Any]:
-    """Play one task's models; return its row."""
+    """Play the next models, those of one task; return its row."""
     episodes: list[tuple[Model, list[Episode]]] = []
     scores: list[float] = []
     latencies: list[dict[str, float]] = []
     error, num_demonstrations = "", 0.0
-    async for model in models:
+    for _ in range(asked.num_trainings):
+        model = await anext(models)
         num_demonstrations = model.figures.get("num_demonstrations", 0.0)
         if model.module is None:
             scores.append(0.0)
             error = model.figures["error"]
             continue
-        found = await played(name, model.module, asked.seeds, player)
+        found = await played(name, model.module, asked.seeds, players)
         scores.append(statistics.mean(e.success for e in found))
         episodes.append((model, found))
         if row == "main":
@@ -318,7 +333,7 @@ async def measure(
 
 
 async def measure_streams(
-    names: list[str], asked: Asked, player: Player
+    names: list[str], asked: Asked, players: Sequence[Player]
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the rows of tasks that the learner had to find in streams, each with two others."""
     shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -328,7 +343,7 @@ async def measure_streams(
             await trained_of_stream(together, asked, seed) for seed in range(asked.num_trainings)
         ]
         for name in together:
-            row = await measure(name, asked, player, "end-to-end", _each([f[name] for f in found]))
+            row = await measure(name, asked, players, "end-to-end", _each([f[name] for f in found]))
             kept = ("status", "support", "purity")
             yield {**row, "found": [{k: f[name].figures.get(k) for k in kept} for f in found]}
 
@@ -338,19 +353,22 @@ async def _each(models: list[Model]) -> AsyncIterator[Model]:
         yield model
 
 
-async def measure_drift(name: str, asked: Asked, player: Player) -> dict[str, Any]:
+async def measure_drift(
+    name: str, asked: Asked, players: Sequence[Player], models: AsyncIterator[Model]
+) -> dict[str, Any]:
     """Play the main row's modules on changed pages; return the row beside the unchanged pages."""
     pairs: list[tuple[str, bool, bool]] = []
     left_out: dict[str, str] | None = None
-    async for model in all_trained(name, asked.sets(name, "main")):
+    for _ in range(asked.num_trainings):
+        model = await anext(models)
         if model.module is None:
             continue
-        plain = await played(name, model.module, asked.seeds, player)
+        plain = await played(name, model.module, asked.seeds, players)
         if left_out is None:
             solved = [e.seed for e in plain if e.success]
-            left_out = await checked(name, model.module, solved, player)
+            left_out = await checked(name, model.module, solved, players[0])
         seeds = [seed for seed in asked.seeds if change_of(seed) not in left_out]
-        changed = await played(name, model.module, seeds, player, drift)
+        changed = await played(name, model.module, seeds, players, drift)
         by_seed = {e.seed: e for e in plain}
         pairs += [(change_of(e.seed), by_seed[e.seed].success, e.success) for e in changed]
     return {
@@ -471,33 +489,33 @@ def tell(row: dict[str, Any]) -> None:
 
 
 async def measured(
-    names: list[str], asked: Asked, player: Player, row: str
+    names: list[str], asked: Asked, players: Sequence[Player], row: str
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield each task's row."""
     if row == "end-to-end":
-        async for found in measure_streams(names, asked, player):
+        async for found in measure_streams(names, asked, players):
             yield found
         return
+    models = all_trained(names, asked, "main" if row == "drift" else row)
     for name in names:
         if row == "drift":
-            yield await measure_drift(name, asked, player)
+            yield await measure_drift(name, asked, players, models)
         else:
-            models = all_trained(name, asked.sets(name, row))
-            yield await measure(name, asked, player, row, models)
+            yield await measure(name, asked, players, row, models)
 
 
-async def run(asked: Asked, names: list[str], player: Player) -> dict[str, Any]:
+async def run(asked: Asked, names: list[str], players: Sequence[Player]) -> dict[str, Any]:
     """Measure one row of the benchmark."""
     began = time.monotonic()
     rows: list[dict[str, Any]] = []
     if asked.row != "drift":
         print(f"{'task':28} {'ours':>5} {'6B':>5} {'T5':>5}  demos   KB  train  failures end")
-    async for row in measured(names, asked, player, asked.row):
+    async for row in measured(names, asked, players, asked.row):
         rows.append(row)
         tell(row)
     report = drift_summary(rows) if asked.row == "drift" else summary(rows)
     if asked.row == "noise":
-        clean = [row async for row in measured(names, asked, player, "main")]
+        clean = [row async for row in measured(names, asked, players, "main")]
         report["clean_success"] = _mean([row["success"] for row in clean])
         report["loss"] = round(report["clean_success"] - report["mean_success_all"], 4)
     return {
@@ -522,6 +540,7 @@ async def main() -> int:
     parser.add_argument("--seeds", default="0:49", help="first:last")
     parser.add_argument("--training-seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one training seed, 10 episodes")
+    parser.add_argument("--players", type=int, default=2, help="browsers that play at once")
     parser.add_argument("--show", default="", help="TASK:SEED: what that episode saw and did")
     given = parser.parse_args()
     if not (given.row.isdigit() or given.row in ("main", "noise", "drift", "end-to-end")):
@@ -541,20 +560,21 @@ async def main() -> int:
         num_trainings=1 if given.quick else given.training_seeds,
         published=published(given.data),
     )
-    player = Player(pages)
+    players = [Player(pages) for _ in range(given.players)]
     try:
         if given.show:
             name, _, seed = given.show.partition(":")
             model = await trained(name, read_recordings(files[name]), 0)
             if model.module is not None:
-                [episode] = await played(name, model.module, [int(seed)], player)
+                [episode] = await played(name, model.module, [int(seed)], players)
                 show(name, episode)
             return 0
         if asked.row == "noise":
             wanted = [name for name in wanted if asked.has_failures(name)]
-        report = await run(asked, wanted, player)
+        report = await run(asked, wanted, players)
     finally:
-        await player.end()
+        for player in players:
+            await player.end()
         pages.close()
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     every = json.loads(REPORT.read_text()) if REPORT.exists() else {}

@@ -196,6 +196,7 @@ class Player:
             )
         if fresh or anew:
             await self._actuator.open(url)
+            await self._actuator._page.wait_for_load_state()  # its scripts begin an episode then
             await self._actuator._page.add_style_tag(content=_HIDDEN)
         return self._actuator
 
