@@ -51,9 +51,13 @@ _TOGGLES = frozenset(("checkbox", "radio"))
 _ACTIONABLE = _FIELDS | _TOGGLES | {"button", "link", "combobox", "listbox", "option"}
 _NAMED = frozenset(("button", "link", "heading", "columnheader"))
 _MIXED = frozenset(("generic", "paragraph", "heading", "listitem"))
+_BORROWS = frozenset((
+    "cell", "listitem", "heading", "link", "button", "option", "columnheader", "paragraph",
+))  # fmt: skip
 _INLINE = frozenset(("a", "b", "code", "em", "i", "mark", "small", "span", "strong", "t", "u"))
 _SHAPES = frozenset(("circle", "ellipse", "line", "path", "polygon", "rect", "text", "tspan"))
 _NEVER = frozenset(("t", "option", "br", "svg", "canvas", "g"))
+_SKIPPED = frozenset(("t", "option", "br", "canvas"))
 _FRAME = "mturk_form"  # the recorder's own form around the page
 _POINTED = re.compile(r"hover|focus|(^|-)active|selecting")
 _LISTBOX_PX = 30  # a native list that is higher shows several options
@@ -151,6 +155,25 @@ def _own_text(node: _Node) -> str:
     if parts and node.role in _MIXED and all(c.tag in _INLINE for c in node.children):
         return _all_text(node)
     return _short(" ".join([str(node.untrusted.get("text") or ""), *map(_all_text, parts)]))
+
+
+def _lender(node: _Node) -> _Node | None:
+    """Return the one plain wrapper inside a node whose text reads as the node's, as page.js does.
+
+    Not known here, and there an exception: a wrapper that shows the pointer of a link.
+    """
+    if node.role not in _BORROWS or _own_text(node):
+        return None
+    only = node
+    while True:
+        children = [c for c in only.children if c.tag not in _SKIPPED]
+        if len(children) != 1:
+            return None
+        [only] = children
+        if only.role != "generic" or only.tag == "label":
+            return None
+        if _own_text(only):
+            return None if any(c.tag != "t" for c in only.children) else only
 
 
 def _label(node: _Node) -> str:
@@ -418,15 +441,16 @@ class _Demonstration:
     ) -> None:
         if node is without:
             return
-        inside = parent
+        inside, lender = parent, _lender(node)
         if _wanted(node):
             inside = node.index = len(elements)
-            elements.append(self._element(node, parent, inside))
+            elements.append(self._element(node, lender or node, parent, inside))
         if node.tag not in ("select", "textarea"):
             for child in node.children:
-                self._visit(child, inside, elements, without)
+                if child is not lender:
+                    self._visit(child, inside, elements, without)
 
-    def _element(self, node: _Node, parent: int | None, index: int) -> RawElement:
+    def _element(self, node: _Node, lender: _Node, parent: int | None, index: int) -> RawElement:
         untrusted, field_like = node.untrusted, node.role in _FIELDS or node.role in _TOGGLES
         label = _label(node) if field_like or node.tag == "select" else ""
         name = label if field_like else ""
@@ -447,7 +471,7 @@ class _Demonstration:
             untrusted_name=name or None,
             name_is_control=bool(name) and (field_like or node.role in ("button", "columnheader")),
             untrusted_label=label or None,
-            untrusted_text=_own_text(node) or None,
+            untrusted_text=_own_text(lender) or None,
             untrusted_value=None if node.is_secret or node.value is None else _short(node.value),
             is_secret=node.is_secret,
             states=tuple(states),

@@ -158,7 +158,8 @@ def test_what_opened_before_the_first_press_was_pointed_at():
     )
     assert [c.action for c in found] == [Action.HOVER, Action.HOVER, Action.CLICK]
     names = [
-        {e.untrusted_text for e in c.snapshot.elements if e.untrusted_tag == "div"} for c in found
+        {e.untrusted_text for e in c.snapshot.elements if e.untrusted_tag in ("div", "li")}
+        for c in found
     ]
     assert [len(n & {"al", "bo", "cy"}) for n in names] == [1, 2, 3]
 
@@ -204,3 +205,16 @@ def test_the_arrows_of_a_number_field_edit_it():
     assert [(c.action, c.untrusted_value) for c in found] == [
         (Action.EDIT, "2"), (Action.CLICK, None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inside", "seen"), [
+    ((dom("SPAN", 4, text="Ana", recordingTarget=True),), [("li", "Ana")]),
+    ((dom("SPAN", 4, text="Ana", recordingTarget=True), dom("SPAN", 5, text="9")),
+     [("li", None), ("span", "Ana"), ("span", "9")]),
+    ((dom("LABEL", 4, text="Ana", recordingTarget=True),), [("li", None), ("label", "Ana")]),
+])  # fmt: skip
+def test_one_plain_wrapper_lends_its_text_as_on_a_live_page(inside, seen):
+    tree = page(dom("LI", 3, *inside))
+    [found] = captures(state(tree), state(tree, "mousedown", 5))
+    assert [(e.untrusted_tag, e.untrusted_text) for e in found.snapshot.elements[1:]] == seen
+    assert found.element.untrusted_text == "Ana"
