@@ -112,7 +112,7 @@ class HistoryStep:
     label: str | None = None
     name: str | None = None
     slot: str | None = None
-    key: str = ""  # encoding 3: what the element is known by, and all of the screen's
+    key: str = ""  # encoding 4: what the element is known by, and all of the screen's
     screen: frozenset[str] = frozenset()
     style: str = ""
 

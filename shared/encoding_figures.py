@@ -12,7 +12,15 @@ from functools import lru_cache
 
 from shared.schemas import Box, SnapshotElement
 
-__all__ = ["COLOUR_WORDS", "SHAPE_TAGS", "Figures", "colour_name", "lines_of", "tells_figure"]
+__all__ = [
+    "COLOURS",
+    "COLOUR_WORDS",
+    "SHAPE_TAGS",
+    "Figures",
+    "colour_name",
+    "lines_of",
+    "tells_figure",
+]
 
 SHAPE_TAGS = frozenset(("circle", "ellipse", "rect", "polygon", "path", "text", "tspan", "line"))
 COLOURS = {
@@ -62,7 +70,11 @@ def tells_figure(text: str) -> bool:
 
 
 class Figures:
-    """The figures of one screen against one instruction's words."""
+    """The figures of one screen, `all` of them by index, against one instruction's words.
+
+    `colours` are those that are named; `fitting` maps a figure that is nowhere known to be another
+    than what is told to the number of respects in which it is known to be it.
+    """
 
     def __init__(
         self,
@@ -75,15 +87,15 @@ class Figures:
         singular = {word.removesuffix("s") for word in words} | set(words)
         self._texts = texts
         self._kinds = singular & _KIND_WORDS
-        self._colours = {SAME_COLOURS.get(w, w) for w in words if w in COLOUR_WORDS} | set(colours)
+        self.colours = {SAME_COLOURS.get(w, w) for w in words if w in COLOUR_WORDS} | set(colours)
         self._size = next((_SIZES[w] for w in words if w in _SIZES), 0)
         found = (_GLYPH.match(part) for span in spans for part in span.split())
         self._glyph = next((m[1] for m in found if m), None)
-        self._all = {e.index: e for e in elements if _is_figure(e)}
-        sizes = [max(e.box.width_px, e.box.height_px) for e in self._all.values() if e.box]
+        self.all = {e.index: e for e in elements if _is_figure(e)}
+        sizes = [max(e.box.width_px, e.box.height_px) for e in self.all.values() if e.box]
         self._smallest, self._largest = min(sizes, default=0.0), max(sizes, default=0.0)
-        told = [t for t in (self._kinds, self._colours, self._size, self._glyph) if t]
-        known = {i: self._known(e) for i, e in self._all.items()} if told else {}
+        told = [t for t in (self._kinds, self.colours, self._size, self._glyph) if t]
+        known = {i: self._known(e) for i, e in self.all.items()} if told else {}
         self.fitting = {i: count for i, count in known.items() if count is not None}
         # Whether all that is told is known of each of them.
         self.sure = all(count == len(told) for count in self.fitting.values())
@@ -99,8 +111,8 @@ class Figures:
             if text != self._glyph:
                 return None
             count += 1
-        if self._colours and e.colour:
-            if colour_name(e.colour)[0] not in self._colours:
+        if self.colours and e.colour:
+            if colour_name(e.colour)[0] not in self.colours:
                 return None
             count += 1
         if self._size and e.box and self._largest > _LARGER * self._smallest:
@@ -112,14 +124,14 @@ class Figures:
 
     def counted(self, text: str) -> bool:
         """Tell whether a text is the number of the figures that fit, all of them for certain."""
-        counts = self.sure and bool(self._all) and text.isdigit()
+        counts = self.sure and bool(self.all) and text.isdigit()
         return counts and int(text) == len(self.fitting)
 
     def named(self, text: str) -> bool:
         """Tell whether a text names the kind of the one figure there is."""
-        if len(self._all) != 1 or not text.isalpha():
+        if len(self.all) != 1 or not text.isalpha():
             return False
-        (figure,) = self._all.values()
+        (figure,) = self.all.values()
         shown = self._texts.get(figure.index, "").strip()
         return text.casefold().removesuffix("s") in _kinds_of(figure, shown)
 

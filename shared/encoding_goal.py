@@ -1,4 +1,4 @@
-"""Encoding 3: a screen with an instruction on it -> numbers, one row for each thing to act on.
+"""Encoding 4: a screen with an instruction on it -> numbers, one row for each thing to act on.
 
 Encoding 1 knows controls by their names and a record by its slots. Many pages have neither: what
 is clicked is a bare word, an icon, a shape, and what is wanted stands in a sentence. So here every
@@ -24,12 +24,14 @@ from shared.encoding_figures import (
     lines_of,
 )
 from shared.goal import Goal, GoalSource, find_goal, month_of, read_goal
+from shared.meanings import alike, means
 from shared.schemas import Snapshot, SnapshotElement
 
 __all__ = [
     "GOAL_ENCODING_VERSION",
     "GOAL_HASHED_CONTEXT",
     "GOAL_HASHED_ELEMENT",
+    "GOAL_NUM_STEPS",
     "GOAL_PLACES",
     "GOAL_STEPS",
     "NUM_GOAL_CONTEXT",
@@ -37,10 +39,11 @@ __all__ = [
     "Page",
     "encode_goal",
     "is_control",
+    "meant_by",
     "step_on",
 ]
 
-GOAL_ENCODING_VERSION = 3
+GOAL_ENCODING_VERSION = 4
 GOAL_STEPS = 16  # numbers are multiples of 1 / GOAL_STEPS
 _MAX_CANDIDATES = 200
 
@@ -64,6 +67,7 @@ _WORDS, _STYLE, _ABOVE, _NEAR, _BEFORE = 64, 64, 32, 32, 24
 _GOAL, _LAST, _SAID = 64, 48, 24
 _VIEWS = 4  # own text, label, value, row
 _LINED, _TRIED, _BOUND = 16, 16, 12
+_STEM = 5  # letters that words of one stem share
 _MORE = frozenset(("higher", "more", "greater", "above", "larger", "bigger", "later", "after"))
 _LESS = frozenset(("lower", "less", "smaller", "below", "fewer", "under", "earlier", "before"))
 
@@ -84,7 +88,7 @@ _E, NUM_GOAL_ELEMENT = _layout({
     "place": 8, "last_of": 1, "box": 5, "ordinal": 1, "done": 4, "after": 2, "row_done": 1,
     "new": 1, "colour": 3 + len(COLOURS), "number": 3, "day": 1, "left": 1, "row_unique": 2,
     "option": 1, "fits": 2, "counted": 1, "named": 1, "id_told": 1, "last_span": 1,
-    "lined": 2 * _LINED,
+    "lined": 2 * _LINED, "meant": 1,
 })  # fmt: skip
 _G, NUM_GOAL_CONTEXT = _layout({
     "goal": _GOAL, "last": _LAST, "said": _SAID, "op": len(_OPS), "steps": 8, "left": 4,
@@ -93,6 +97,7 @@ _G, NUM_GOAL_CONTEXT = _layout({
 })  # fmt: skip
 GOAL_HASHED_ELEMENT = range(0, _E["tag"])
 GOAL_HASHED_CONTEXT = range(0, _G["op"])
+GOAL_NUM_STEPS = range(_G["steps"], _G["steps"] + 8)  # how many steps were done
 GOAL_PLACES = range(_E["count"], _E["box"] + 5)  # where an element stands among others
 
 _WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -287,6 +292,12 @@ def _fill(out: list[float], at: int, size: int, words: Sequence[str]) -> None:
         out[at + _bucket(word, size)] = 1.0
 
 
+@lru_cache(maxsize=16384)
+def _akin(one: str, other: str) -> bool:
+    """Tell whether words are equal or of one stem: directed, director."""
+    return one == other or (min(len(one), len(other)) >= _STEM and one[:_STEM] == other[:_STEM])
+
+
 def _grid(value: float) -> float:
     return round(min(max(value, 0.0), 4.0) * GOAL_STEPS) / GOAL_STEPS
 
@@ -302,10 +313,16 @@ class _Reading:
     """One snapshot against one instruction and history."""
 
     def __init__(
-        self, page: Page, goal: Goal | None, history: Sequence[HistoryStep], indices: list[int]
+        self,
+        page: Page,
+        goal: Goal | None,
+        history: Sequence[HistoryStep],
+        indices: list[int],
+        meanings: bool,
     ) -> None:
         self.page, self.goal, self.history = page, goal, history
         self.spans = _Spans(goal)
+        self.meant = meant_by(page, goal, indices) if meanings else frozenset[str]()
         self.done: dict[str, list[str]] = {}
         for step in history:
             self.done.setdefault(step.key, []).append(step.op)
@@ -363,7 +380,9 @@ class _Reading:
         holds = self.spans.match(value)
         row = self.row_match(item) if item is not None else (0, 0, 0.0)
         style = [t for c in (e.element_id or "", *(e.classes or ())) for t in _tokens(c)]
-        if not own[0] and not own[1]:
+        meant = bool(self.meant & {text, label})
+        out[_E["meant"]] = float(meant)
+        if not own[0] and not own[1] and not meant:
             _fill(out, _E["words"], _WORDS, _words(text))
         _fill(out, _E["style"], _STYLE, style)
         if e.parent is not None and e.parent in page.elements:
@@ -375,7 +394,7 @@ class _Reading:
                 t for c in (above.element_id or "", *(above.classes or ())) for t in _tokens(c)
             ]
             _fill(out, _E["above"], _ABOVE, [above.tag, *tokens])
-        _fill(out, _E["near"], _NEAR, _words(label))
+        _fill(out, _E["near"], _NEAR, _words(label) if not meant else ())
         self._tell(e, out, value)
         for view, (equal, contains, share) in enumerate((own, named, holds, row)):
             at = _E["match"] + 5 * view
@@ -425,8 +444,8 @@ class _Reading:
         goal = self.goal
         assert goal is not None
         near = [w for w in (*_words(label), *style) if len(w) > 2]
-        for i, before in enumerate(goal.before[:_SLOTS]):
-            out[_E["asked"] + i] = float(before in near)
+        for i, leading in enumerate(goal.leading[:_SLOTS]):
+            out[_E["asked"] + i] = float(any(_akin(w, n) for w in leading for n in near))
         for i, before in enumerate(goal.before):
             if matched >> i & 1:
                 out[_E["before"] + _bucket(before, _BEFORE)] = 1.0
@@ -514,7 +533,7 @@ class _Reading:
         for out in rows:
             looks = out[_E["colour"]] or out[_E["colour"] + 1] or out[_E["fits"]]
             icon = out[row + 3] == best > 0 and out[_E["style_goal"]] and not out[own]
-            matched = out[own] or out[label] or looks or icon
+            matched = out[own] or out[label] or looks or icon or out[_E["meant"]]
             todo = bool(matched) and not out[_E["done"]] and not out[_E["state"]]
             out[_E["left"]] = float(todo)
             left += todo
@@ -541,7 +560,10 @@ class _Reading:
             _fill(out, _G["last"], _LAST, [*told, *_tokens(last.style)])
             out[_G["changed"]] = float(self.before != frozenset(self.page.keys.values()))
         out[_G["steps"] + min(len(self.history), 7)] = 1.0
-        out[_G["left"] + min(left, 3)] = 1.0
+        # "At least so many", so that a number no demonstration has is not like none left.
+        out[_G["left"]] = float(not left)
+        for i in range(1, 4):
+            out[_G["left"] + i] = float(left >= i)
         used = {step.slot for step in self.history}
         held = shown = 0
         following = [normalise(self.page.texts[e.index]) for e in self.page.shown[1:]] + [""]
@@ -598,6 +620,18 @@ def _bound(text: str) -> tuple[int, bool] | None:
     return (int(numbers[0]), more) if more != less else None
 
 
+def meant_by(page: Page, goal: Goal | None, indices: Sequence[int]) -> frozenset[str]:
+    """Return which single words on the screen are most like what the instruction names.
+
+    Each named word that does not stand there itself means one of them.
+    """
+    if goal is None:
+        return frozenset()
+    offered = {t for i in indices for t in (normalise(page.texts[i]), page.labels[i]) if means(t)}
+    wanted = {normalise(span) for span in goal.spans}
+    return frozenset(alike(sorted(wanted - offered), sorted(offered - wanted)))
+
+
 def step_on(page: Page, index: int, op: str, slot: str | None) -> HistoryStep:
     """Return the history entry for an action on an element of `page`."""
     e = page.elements[index]
@@ -619,11 +653,12 @@ def encode_goal(
     history: Sequence[HistoryStep],
     *,
     controls: bool,
+    meanings: bool = False,
 ) -> Encoded:
     """Return the numbers of one observation; without any candidate `elements` is empty."""
     goal = read_goal(page.goal_text, vocabulary) if page.goal_text else None
     indices = page.candidates(controls=controls)[:_MAX_CANDIDATES]
-    reading = _Reading(page, goal, history, indices)
+    reading = _Reading(page, goal, history, indices, meanings)
     rows = [reading.row(index) for index in indices]
     left = reading.compare(rows)
     x = array("f")

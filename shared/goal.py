@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 MAX_SPANS = 12
+_MAX_QUOTED = 3
 _LEAST_SHARED, _SHARED = 3, 0.4  # words, and share of the vocabulary, that tell an instruction
 
 _TOKEN = re.compile(r"\"[^\"]*\"|[^\s\"“”]+")
@@ -42,6 +43,17 @@ _MONTHS = (
 )  # fmt: skip
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?$")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)$")
+# English words that only join others: no data unless quoted or written large. Few demonstrations
+# do not show all of them.
+_JOINING = frozenset((
+    "a", "an", "the", "this", "that", "these", "those", "it", "its", "he", "she", "him", "her",
+    "his", "they", "them", "their", "you", "your", "me", "my", "we", "us", "our", "and", "or",
+    "but", "then", "than", "if", "so", "as", "of", "to", "in", "into", "on", "onto", "at", "by",
+    "for", "from", "with", "without", "about", "under", "over", "between", "through", "is", "are",
+    "was", "were", "be", "been", "has", "have", "had", "do", "does", "did", "will", "would",
+    "can", "could", "should", "must", "please", "who", "whom", "whose", "which", "what", "where",
+    "when", "how", "there", "here", "also", "not",
+))  # fmt: skip
 
 
 class GoalSource(BaseModel):
@@ -56,12 +68,13 @@ class GoalSource(BaseModel):
 
 
 class Reading(BaseModel):
-    """How a module of encoding 3 reads a screen; part of its manifest."""
+    """How a module of encoding 4 reads a screen; part of its manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     goal: GoalSource | None = None
     controls: bool = False  # only controls are candidates
+    meanings: bool = False  # words on the screen mean those that the instruction names
 
 
 @dataclass(frozen=True)
@@ -71,18 +84,21 @@ class Goal:
     words: tuple[str, ...]  # all of them, folded
     spans: tuple[str, ...]  # in order, as written
     before: tuple[str, ...]  # the vocabulary word before each span, folded
+    leading: tuple[tuple[str, ...], ...] = ()  # all of those since the span before
+    quoted: tuple[str, ...] = ()  # the spans in quotation marks
     number: float | None = None  # the first one that is a span
     ordinal: int | None = None  # 2 for "2nd"
     month: int | None = None  # year * 12 + month of the first date
     day: int | None = None
 
     def slots(self) -> dict[str, str]:
-        """Return slot names and values: goal_1, …, and time_1 for a time as fields hold it.
+        """Return slot names and values: goal_1, …, quoted_1, …, and time_1 as fields hold a time.
 
         after_to, after_from, … hold the first span after that word, a name rather than a word:
         sentences differ in order.
         """
         found = {f"goal_{i + 1}": span for i, span in enumerate(self.spans)}
+        found.update({f"quoted_{i + 1}": span for i, span in enumerate(self.quoted[:_MAX_QUOTED])})
         pairs = sorted(
             zip(self.before, self.spans, strict=True), key=lambda p: not p[1][:1].isupper()
         )
@@ -135,12 +151,18 @@ def read_goal(text: str, vocabulary: tuple[str, ...]) -> Goal:
     known = frozenset(vocabulary)
     spans: list[str] = []
     before: list[str] = []
+    leading: list[tuple[str, ...]] = []
+    quoted: list[str] = []
+    words: list[str] = []  # of the vocabulary, since the last span
     last, open_run, starts = "", False, False
     for match in _TOKEN.finditer(text.replace("“", '"').replace("”", '"')):
         token = match[0]
         if token.startswith('"'):
             spans.append(token.strip('"').strip())
             before.append(last)
+            leading.append(tuple(words))
+            quoted.append(spans[-1])
+            words = []
             open_run = False
             continue
         for piece in _pieces(token):
@@ -153,8 +175,9 @@ def read_goal(text: str, vocabulary: tuple[str, ...]) -> Goal:
             if upper in ("am", "pm") and spans and _TIME.match(spans[-1]):
                 spans[-1] = f"{spans[-1]} {bare}"
                 continue
-            if folded in known and not _NUMBER.match(bare):
+            if bare in _JOINING or (folded in known and not _NUMBER.match(bare)):
                 last, open_run = folded, False
+                words.append(folded)
                 continue
             # A name and a plain word are no one span, nor is a sentence's first word with a name.
             alike = open_run and bare[:1].isupper() == spans[-1][:1].isupper() and not starts
@@ -163,17 +186,21 @@ def read_goal(text: str, vocabulary: tuple[str, ...]) -> Goal:
             else:
                 spans.append(bare)
                 before.append(last)
+                leading.append(tuple(words))
+                words = []
             starts = match.start() == 0 and bare[:1].isupper()
             ends = piece[-1] in ",;>" or (piece[-1] == "." and len(bare) > 2)
             open_run = not ends and not _NUMBER.match(bare)
-    pairs = [(s, b) for s, b in zip(spans, before, strict=True) if s][:MAX_SPANS]
-    month, day = _first_date(s for s, _ in pairs)
-    numbers = [float(s) for s, _ in pairs if _NUMBER.match(s)]
-    ordinals = [int(m[1]) for s, _ in pairs if (m := _ORDINAL.match(s))]
+    found = [p for p in zip(spans, before, leading, strict=True) if p[0]][:MAX_SPANS]
+    month, day = _first_date(s for s, _, _ in found)
+    numbers = [float(s) for s, _, _ in found if _NUMBER.match(s)]
+    ordinals = [int(m[1]) for s, _, _ in found if (m := _ORDINAL.match(s))]
     return Goal(
         words=tuple(w for w in re.findall(r"[^\W_]+", text.casefold())),
-        spans=tuple(s for s, _ in pairs),
-        before=tuple(b for _, b in pairs),
+        spans=tuple(s for s, _, _ in found),
+        before=tuple(b for _, b, _ in found),
+        leading=tuple(w for _, _, w in found),
+        quoted=tuple(q for q in quoted if q),
         number=numbers[0] if numbers else None,
         ordinal=ordinals[0] if ordinals else None,
         month=month,

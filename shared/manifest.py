@@ -200,7 +200,7 @@ class Manifest(_Frozen):
     capabilities: tuple[Op, ...]
     screen_schema: dict[str, JsonValue] = {}
     post_condition: dict[str, JsonValue] = {}
-    reading: dict[str, JsonValue] = {}  # encoding 3: shared.goal.Reading
+    reading: dict[str, JsonValue] = {}  # encoding 4: shared.goal.Reading
     training: dict[str, float] = {}
     held_out: dict[str, float] = {}
     options: dict[str, JsonValue] = {}

@@ -52,7 +52,9 @@ class Reader:
         goal = self._reading.goal
         page = Page(snapshot, goal)
         words = goal.vocabulary if goal is not None else ()
-        return encode_goal(page, words, history, controls=self._reading.controls)
+        return encode_goal(
+            page, words, history, controls=self._reading.controls, meanings=self._reading.meanings
+        )
 
     def step(self, snapshot: Snapshot, index: int, op: str, slot: str | None) -> HistoryStep:
         """Return the history entry for an action on an element of `snapshot`."""

@@ -10,11 +10,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 from services.agent_trainer.demonstrations import Demonstration, State
 from shared.encoding import FIELD_ROLES, HistoryStep, Tree, at_words, normalise
+from shared.meanings import means
 from shared.schemas import Snapshot, SnapshotElement, Text
 
 __all__ = ["vary"]
@@ -30,19 +31,22 @@ def vary(
     rng: Random,
     *,
     keeps_numbers: bool = False,
+    keeps_words: bool = False,
     told: str = "",
 ) -> Demonstration:
     """Return the same demonstration with another record and other data around it.
 
     With `keeps_numbers` numbers in lists stay: a day of a calendar is no data to be replaced.
+    With `keeps_words` words stay whose meaning is known.
     `told` is the instruction: what stands in it is not replaced but as a value.
     """
     fresh = {
         normalise(value): _alike(value, rng)
         for name, value in demonstration.values.items()
-        if name not in constants and value.strip()
+        if name not in constants and value.strip() and not (keeps_words and means(value))
     }
-    text = _Rewriter(fresh, constants.values(), rng, keeps_numbers, normalise(told))
+    keeps = _Keeps(keeps_numbers, keeps_words, normalise(told))
+    text = _Rewriter(fresh, constants.values(), rng, keeps)
     values = {
         name: value if name in constants else text.rewrite(value)
         for name, value in demonstration.values.items()
@@ -75,18 +79,29 @@ def _alike(text: str, rng: Random) -> str:
     return "".join(out)
 
 
+@dataclass(frozen=True)
+class _Keeps:
+    """Which of a list's texts are no data."""
+
+    numbers: bool
+    words: bool
+    told: str  # the instruction, folded
+
+    def __contains__(self, text: str) -> bool:
+        return (
+            (self.numbers and text.strip().isdigit())
+            or (self.words and means(text))
+            or (bool(self.told) and at_words(normalise(text), self.told))
+        )
+
+
 class _Rewriter:
     """Replaces texts, each always by the same one."""
 
     def __init__(
-        self,
-        fresh: Mapping[str, str],
-        fixed: Iterable[str],
-        rng: Random,
-        keeps_numbers: bool,
-        told: str,
+        self, fresh: Mapping[str, str], fixed: Iterable[str], rng: Random, keeps: _Keeps
     ) -> None:
-        self._fresh, self._keeps_numbers, self._told = fresh, keeps_numbers, told
+        self._fresh, self._keeps = fresh, keeps
         self._fixed = {normalise(value) for value in fixed}
         self._rng = rng
         self._seen: dict[str, str] = {}
@@ -108,10 +123,8 @@ class _Rewriter:
         rewritten = self.rewrite(text)
         if rewritten != text or normalise(text) in self._fixed:
             return rewritten
-        if self._keeps_numbers and text.strip().isdigit():
+        if text in self._keeps:
             return text
-        if self._told and at_words(normalise(text), self._told):
-            return text  # it stands in the instruction, beside the values
         if text not in self._scrambled:
             change = self._rng.random() < _SCRAMBLE_SHARE
             self._scrambled[text] = _alike(text, self._rng) if change else text

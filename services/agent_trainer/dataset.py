@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.agent_trainer.augment import vary
 from services.agent_trainer.demonstrations import Chore, Demonstration, State
+from services.agent_trainer.paint import paint
 from shared.encoding import Encoded, HistoryStep, encode
 from shared.encoding_goal import Page, encode_goal, step_on
 from shared.errors import TrainingError
@@ -89,10 +90,11 @@ def _encoded(demonstration: Demonstration, chore: Chore) -> Iterator[tuple[State
             yield state, encode(state.snapshot, slots, state.history)
         return
     history: list[HistoryStep] = []
-    goal, controls = chore.reading.goal, chore.reading.controls
+    goal, controls, meanings = chore.reading.goal, chore.reading.controls, chore.reading.meanings
+    words = goal.vocabulary if goal else ()
     for state in demonstration.states:
         page = Page(state.snapshot, goal)
-        yield state, encode_goal(page, goal.vocabulary if goal else (), history, controls=controls)
+        yield state, encode_goal(page, words, history, controls=controls, meanings=meanings)
         if state.target is not None and state.action is not None:
             history.append(step_on(page, state.target, state.action.op, state.action.slot))
 
@@ -146,12 +148,16 @@ def _thinned(decision: _Decision, size: int | None, rng: np.random.Generator) ->
 def variants(
     demonstrations: Sequence[Demonstration], chore: Chore, number: int, seed: int
 ) -> Iterable[Demonstration]:
-    """Yield every demonstration as it was, then `number` variants of each, turn about."""
-    yield from demonstrations
+    """Yield every demonstration as it was, then `number` variants of each, turn about.
+
+    Colours that a recording lacks are drawn in both.
+    """
     rng = Random(seed)  # noqa: S311  data, not secrets
+    source = chore.reading.goal if chore.reading is not None else None
+    yield from (paint(demonstration, source, rng) for demonstration in demonstrations)
     for _ in range(number):
         for demonstration in demonstrations:
-            yield _varied(demonstration, chore, rng)
+            yield _varied(paint(demonstration, source, rng), chore, rng)
 
 
 def _varied(demonstration: Demonstration, chore: Chore, rng: Random) -> Demonstration:
@@ -162,7 +168,10 @@ def _varied(demonstration: Demonstration, chore: Chore, rng: Random) -> Demonstr
     told = (goal.text.clear or "") if goal is not None and goal.text is not None else ""
     # Where the instruction has numbers, those on the screen answer to them.
     numbers = any(c.isdigit() for c in told)
-    return vary(demonstration, unvaried, rng, keeps_numbers=numbers, told=told)
+    return vary(
+        demonstration, unvaried, rng, keeps_numbers=numbers, told=told,
+        keeps_words=chore.reading.meanings,
+    )  # fmt: skip
 
 
 def split(

@@ -82,7 +82,7 @@ class Chore:
     actions: tuple[ActionEntry, ...]
     start_url: str
     left_out: tuple[str, ...]  # why a trace was not used
-    reading: Reading | None = None  # encoding 3
+    reading: Reading | None = None  # encoding 4
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Traces of a chore that a sentence on the screen tells -> demonstrations for encoding 3.
+"""Traces of a chore that a sentence on the screen tells -> demonstrations for encoding 4.
 
 Finds the sentence: an element that stands on the first screen of nearly all traces, is no control,
 and changes from trace to trace or names what was acted on. Its words that most traces share are
@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.agent_trainer.demonstrations import NO_RESULT, Chore, Demonstration, State
+from services.agent_trainer.paint import can_paint
 from shared.encoding import FIELD_ROLES, MAX_SLOTS, normalise
 from shared.encoding_figures import SHAPE_TAGS
-from shared.encoding_goal import Page, is_control
+from shared.encoding_goal import Page, is_control, meant_by
 from shared.errors import TrainingError, WatError
 from shared.goal import GoalSource, Reading, goal_key, goal_slots, read_goal
 from shared.manifest import KEYS, MAX_ACTIONS, ActionEntry, Op
@@ -28,6 +29,7 @@ _TEMPLATE_SHARE = 0.6  # of the sentences that have a word of the vocabulary
 _KNOWN_SHARE, _KNOWN_FROM = 0.12, 3  # a word of so many, and of this many, is no name either
 _CONTROLS_SHARE = 0.98  # of the steps on controls, from which on nothing else is a candidate
 _MIN_WORDS = 2
+_MEANT_SHARE, _CHOSEN_SHARE = 0.5, 0.5  # words a trace that are meant, and those acted on of them
 _SURE_FROM, _SURE_SHARE = 8, 0.25  # demonstrations that are enough to leave the others out
 _MAX_CONSTANTS = 12
 _Kind = tuple[str, str, str | None]
@@ -82,11 +84,30 @@ def read_instructed(
     if reading.controls:  # the others hit what does nothing
         steps = [(trace, [s for s in own if is_control(_element(s))]) for trace, own in steps]
         steps = [(trace, own) for trace, own in steps if own]
+    if _chosen_by_meaning([own for _, own in steps], reading):
+        reading = reading.model_copy(update={"meanings": True})
     return _chore(routine, steps, reading, left_out, snapshot_of, needs_result)
 
 
 def _element(step: _Step) -> SnapshotElement:
     return next(e for e in step.snapshot.elements if e.index == step.target)
+
+
+def _chosen_by_meaning(traces: Sequence[Sequence[_Step]], reading: Reading) -> bool:
+    """Tell whether words that are like the instruction's, and not equal, were what was chosen."""
+    meant = chosen = 0
+    for own in traces:
+        page = Page(own[0].snapshot, reading.goal)
+        if reading.goal is None or not page.goal_text:
+            continue
+        goal = read_goal(page.goal_text, reading.goal.vocabulary)
+        found = meant_by(page, goal, page.candidates(controls=reading.controls))
+        pressed = [s.target for s in own if s.value is None]
+        acted = {normalise(page.texts.get(target, "")) for target in pressed}
+        acted |= {page.labels.get(target, "") for target in pressed}
+        meant += len(found)
+        chosen += len(found & acted)
+    return meant >= _MEANT_SHARE * len(traces) and chosen >= _CHOSEN_SHARE * meant
 
 
 def _find_source(traces: Sequence[Sequence[tuple[UiEvent, Snapshot]]]) -> GoalSource | None:
@@ -377,12 +398,13 @@ def _chore(
 def _lacks(demonstration: Demonstration, source: GoalSource | None) -> bool:
     """Tell whether the instruction tells of figures what the recording does not have: a colour.
 
-    Such a choice looks like chance, and would be learnt by heart.
+    Such a choice looks like chance, and would be learnt by heart, unless colours can be given.
     """
     page = Page(demonstration.states[0].snapshot, source)
     if source is None or not page.goal_text:
         return False
-    return not page.figures(read_goal(page.goal_text, source.vocabulary)).sure
+    figures = page.figures(read_goal(page.goal_text, source.vocabulary))
+    return not figures.sure and not can_paint(demonstration, source)
 
 
 def _with_actions(

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -37,21 +37,33 @@ from services.agent_trainer.order import Order
 from services.agent_trainer.policy import Policy
 from shared.artifacts import Artifacts
 from shared.encoding import HASHED_CONTEXT_FEATURES, HASHED_ELEMENT_FEATURES
-from shared.encoding_goal import GOAL_HASHED_CONTEXT, GOAL_HASHED_ELEMENT, GOAL_PLACES
+from shared.encoding_goal import (
+    GOAL_HASHED_CONTEXT,
+    GOAL_HASHED_ELEMENT,
+    GOAL_NUM_STEPS,
+    GOAL_PLACES,
+)
 from shared.errors import Diverged, TrainingError, WatError
 from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
 from shared.schemas import Level, Snapshot, Trace
 from shared.topics import Room
 
-__all__ = ["MAX_TRACES", "Adam", "Fitted", "check_good_enough", "fit", "train"]
+__all__ = ["MAX_TRACES", "Adam", "Fitted", "Forgettable", "check_good_enough", "fit", "train"]
 
 T = TypeVar("T", Trace, Snapshot)
 
 MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of this size
 _NUM_HELD_VARIANTS = 8
-# Where hashed words are in an element's and in the context's features, and an element's place.
-Hashed = tuple[range, range, range]
 _GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
+
+
+class Forgettable(NamedTuple):
+    """Where the features are that are left out at random in training."""
+
+    words: range  # hashed, of an element
+    context_words: range
+    places: range  # where an element stands among others
+    steps: range  # of the context: how many were done
 
 
 @dataclass
@@ -117,7 +129,7 @@ def train(order: Order) -> None:
     held_data = build(
         variants(held, chore, _NUM_HELD_VARIANTS, options.seed + 1), chore, options.max_rows // 4
     )
-    as_shown = build(held, chore, options.max_rows // 4)
+    as_shown = build(variants(held, chore, 0, options.seed), chore, options.max_rows // 4)
     say(
         event="encoded",
         num_demonstrations=len(chore.demonstrations),
@@ -134,10 +146,10 @@ def train(order: Order) -> None:
         context=options.context_widths,
         score=options.score_widths,
     )
-    hashed = HASHED_ELEMENT_FEATURES, HASHED_CONTEXT_FEATURES, range(0)
+    forgets = Forgettable(HASHED_ELEMENT_FEATURES, HASHED_CONTEXT_FEATURES, range(0), range(0))
     if chore.reading is not None:
-        hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES
-    trial = fit(network, learn_data, held_data, options, hashed=hashed)
+        forgets = Forgettable(GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES, GOAL_NUM_STEPS)
+    trial = fit(network, learn_data, held_data, options, forgets=forgets)
     held_judged = judge(decide_all(trial.policy, held_data), held_data)
     shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
     calibrated = calibrate(held_judged, options.min_margin)
@@ -146,7 +158,7 @@ def train(order: Order) -> None:
 
     say(event="fitting", on="all demonstrations", num_epochs=trial.num_epochs)
     everything = learn_data.joined(held_data)
-    final = fit(network, everything, None, options, hashed=hashed, num_epochs=trial.num_epochs)
+    final = fit(network, everything, None, options, forgets=forgets, num_epochs=trial.num_epochs)
     if not any(d.final for d in chore.demonstrations):
         final.policy.never_finish()
     wrong, abstained = held_judged.shares(threshold)
@@ -284,7 +296,7 @@ def fit(
     held: Dataset | None,
     options: TrainOptions,
     *,
-    hashed: Hashed,
+    forgets: Forgettable,
     num_epochs: int | None = None,
 ) -> Fitted:
     """Fit a new policy. With `held` stop early and keep the best epoch's weights, else train on.
@@ -307,7 +319,7 @@ def fit(
         total = 0.0
         for first in range(0, len(order), options.batch_size):
             chosen = order[first : first + options.batch_size]
-            loss = _loss(policy, data, chosen, options, hashed)
+            loss = _loss(policy, data, chosen, options, forgets)
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} in epoch {epoch}: lower learning_rate")
             policy.zero_grad()
@@ -323,7 +335,7 @@ def fit(
             continue
         with torch.no_grad():
             policy.eval()
-            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None, hashed))
+            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None, forgets))
         accuracy = judge(decide_all(policy, held), held).accuracy
         fitted.held_out_losses.append(loss_held)
         fitted.held_out_accuracies.append(accuracy)
@@ -338,6 +350,7 @@ def fit(
     if is_trial:
         policy.load_state_dict(best)
         fitted.num_epochs = max(best_epoch, least)
+    policy.round()
     return fitted
 
 
@@ -346,7 +359,7 @@ def _loss(
     data: Dataset,
     chosen: NDArray[np.int64],
     options: TrainOptions | None,
-    hashed: Hashed,
+    forgets: Forgettable,
 ) -> torch.Tensor:
     """Return the mean cross-entropy over all (element, action) pairs and "finished".
 
@@ -354,15 +367,17 @@ def _loss(
     """
     x_MF, owner_M = rows_of(data, chosen)
     g_BG = torch.from_numpy(data.g_EG[chosen])
-    for features, places in zip((x_MF, g_BG), hashed[:2], strict=True):
+    for features, places in zip((x_MF, g_BG), forgets[:2], strict=True):
         if options is not None:
             words = features[:, places.start : places.stop]  # both are copies of the data
             words *= torch.rand_like(words) >= options.word_dropout
             words += (1 - words) * (torch.rand_like(words) < options.word_noise)
-    if options is not None and len(places := hashed[2]):
-        # A choice that nothing explains would be learnt by heart, by its place and the words.
+    if options is not None and len(places := forgets.places):
+        # A choice that nothing explains would be learnt by heart, by its place and the words, and
+        # when to stop by the number of steps.
         forgotten_B = torch.rand(len(chosen)) < options.place_dropout
         x_MF[:, places.start : places.stop] *= ~forgotten_B[owner_M][:, None]
+        g_BG[:, forgets.steps.start : forgets.steps.stop] *= ~forgotten_B[:, None]
     logits_MA, finish_B = policy(x_MF, g_BG, owner_M)
     index = owner_M[:, None]
     top_B = finish_B.scatter_reduce(0, owner_M, logits_MA.amax(1), "amax").detach()

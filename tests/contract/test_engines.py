@@ -21,11 +21,12 @@ from services.agent_trainer.evaluate import decide_all  # noqa: E402
 from services.agent_trainer.export import export  # noqa: E402
 from services.agent_trainer.instructed import read_instructed  # noqa: E402
 from services.agent_trainer.options import TrainOptions  # noqa: E402
-from services.agent_trainer.train import fit  # noqa: E402
+from services.agent_trainer.train import Forgettable, fit  # noqa: E402
 from shared.encoding_goal import (  # noqa: E402
     GOAL_ENCODING_VERSION,
     GOAL_HASHED_CONTEXT,
     GOAL_HASHED_ELEMENT,
+    GOAL_NUM_STEPS,
     GOAL_PLACES,
 )
 from shared.manifest import Network, Status  # noqa: E402
@@ -133,9 +134,9 @@ def trained():
         score=options.score_widths,
     )  # fmt: skip
     data = build(variants(chore.demonstrations, chore, 45, 0), chore, 60_000)
-    hashed = GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES
+    forgets = Forgettable(GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES, GOAL_NUM_STEPS)
     learnt = build(variants(chore.demonstrations, chore, 8, 1), chore, 60_000)
-    policy = fit(network, learnt, None, options, hashed=hashed, num_epochs=3).policy
+    policy = fit(network, learnt, None, options, forgets=forgets, num_epochs=3).policy
     return routine, chore, policy, data
 
 

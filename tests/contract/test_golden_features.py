@@ -20,7 +20,7 @@ from shared.goal import GoalSource
 from shared.schemas import Snapshot
 
 DATA = Path(__file__).parents[1] / "data"
-TOLD = json.loads((DATA / "encoding_v3.json").read_text())
+TOLD = json.loads((DATA / "encoding_v4.json").read_text())
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "encoding_v1.json").read_text())
 
 
@@ -47,7 +47,7 @@ def test_a_golden_screen_gives_its_numbers(case):
     assert found.g == dense(case["g"], encoding.NUM_CONTEXT_FEATURES)
 
 
-def test_the_golden_file_of_encoding_3_is_of_this_version():
+def test_the_golden_file_of_encoding_4_is_of_this_version():
     assert TOLD["version"] == GOAL_ENCODING_VERSION
     assert (TOLD["num_element_features"], TOLD["num_context_features"]) == (
         NUM_GOAL_ELEMENT, NUM_GOAL_CONTEXT,
@@ -60,7 +60,10 @@ def test_a_golden_screen_with_an_instruction_gives_its_numbers(case):
     source = GoalSource.model_validate(case["goal"])
     page = Page(snapshot, source)
     history = [step_on(page, index, op, slot) for index, op, slot in case["history"]]
-    found = encode_goal(page, source.vocabulary, history, controls=case["controls"])
+    found = encode_goal(
+        page, source.vocabulary, history,
+        controls=case["controls"], meanings=case.get("meanings", False),
+    )  # fmt: skip
     assert list(found.elements) == case["elements"]
     assert found.x == dense(case["x"], len(case["elements"]) * NUM_GOAL_ELEMENT)
     assert found.g == dense(case["g"], NUM_GOAL_CONTEXT)

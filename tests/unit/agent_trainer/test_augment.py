@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 from services.agent_trainer.augment import vary
 from services.agent_trainer.demonstrations import read_chore
@@ -76,3 +77,11 @@ def test_constants_stay():
 
 def test_the_same_seed_gives_the_same_variant():
     assert varied(7)[2] == varied(7)[2]
+
+
+def test_words_whose_meaning_counts_stay():
+    before = chore().demonstrations[0]
+    known = replace(before, values={"one": "enormous", "two": "Zanqx"})
+    after = vary(known, {}, random.Random(1), keeps_words=True)  # noqa: S311
+    assert after.values["one"] == "enormous"
+    assert after.values["two"] != "Zanqx"

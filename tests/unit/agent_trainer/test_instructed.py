@@ -153,20 +153,61 @@ def drawn(goal, colour=None):
     task = SnapshotElement(
         index=0, role="generic", tag="div", element_id="task", text=Text(clear=goal)
     )
-    return Snapshot(application="app", level=Level.VALUES, elements=(task, *shapes))
+    count = SnapshotElement(index=3, role="button", tag="button", text=Text(clear="1"))
+    return Snapshot(application="app", level=Level.VALUES, elements=(task, *shapes, count))
 
 
-def test_a_recording_without_the_colour_that_is_told_is_left_out():
+@pytest.mark.parametrize(("index", "kept"), [(3, 8), (1, 16)])
+def test_a_recording_without_the_colour_that_is_told_is_left_out_unless_it_can_be_given_one(
+    index, kept
+):
     told = [drawn(f"Press on a {c} circle") for c in ("red", "blue") * 4]
     plain = [drawn("Press on a circle") for _ in range(8)]
     screens = {f"{i:064x}": screen for i, screen in enumerate((*told, *plain))}
     traces = [
         Trace(
             trace_id=digest, routine_id="r", user_id="u", parameters={},
-            events=(event(1, Action.CLICK, 1).model_copy(update={"snapshot": digest}),),
+            events=(event(1, Action.CLICK, index).model_copy(update={"snapshot": digest}),),
         )
         for digest in screens
     ]  # fmt: skip
     chore = read_instructed(routine(traces), traces, screens.__getitem__, needs_result=False)
-    assert len(chore.demonstrations) == 8
-    assert len(chore.left_out) == 8
+    assert len(chore.demonstrations) == kept
+    assert len(chore.left_out) == 16 - kept
+
+
+def choosing(wanted, offered, chosen):
+    labels = tuple(
+        SnapshotElement(index=i, role="checkbox", tag="input", name=Text(clear=word), label=word)
+        for i, word in enumerate(offered, start=1)
+    )
+    task = SnapshotElement(
+        index=0, role="generic", tag="div", element_id="task",
+        text=Text(clear=f"Choose words like {wanted} please"),
+    )  # fmt: skip
+    snapshot = Snapshot(application="app", level=Level.VALUES, elements=(task, *labels))
+    return snapshot, 1 + offered.index(chosen)
+
+
+@pytest.mark.parametrize("by_meaning", [True, False])
+def test_that_words_were_chosen_by_their_meaning_is_found_out(by_meaning):
+    told = [
+        choosing("huge", ("gigantic", "water"), "gigantic"),
+        choosing("afraid", ("table", "frightened"), "frightened"),
+        choosing("rabbit", ("bunny", "quiet"), "bunny"),
+    ]  # fmt: skip
+    screens = {f"{i:064x}": screen for i, (screen, _) in enumerate(told)}
+    traces = [
+        Trace(
+            trace_id=digest, routine_id="r", user_id="u", parameters={},
+            events=(
+                event(1, Action.CLICK, 2).model_copy(update={
+                    "snapshot": digest,
+                    "element": Element(role="checkbox", index=at if by_meaning else 3 - at),
+                }),
+            ),
+        )
+        for digest, (_, at) in zip(screens, told, strict=True)
+    ]  # fmt: skip
+    chore = read_instructed(routine(traces), traces, screens.__getitem__, needs_result=False)
+    assert chore.reading.meanings is by_meaning

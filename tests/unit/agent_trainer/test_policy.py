@@ -15,13 +15,13 @@ from services.agent_trainer.evaluate import (  # noqa: E402
 )
 from services.agent_trainer.options import TrainOptions  # noqa: E402
 from services.agent_trainer.policy import Policy  # noqa: E402
-from services.agent_trainer.train import check_good_enough, fit  # noqa: E402
+from services.agent_trainer.train import Forgettable, check_good_enough, fit  # noqa: E402
 from shared.errors import Diverged, TrainingError  # noqa: E402
 from shared.manifest import Network  # noqa: E402
 from shared.module import reference_logits, reference_step  # noqa: E402
 
 torch.set_num_threads(1)
-HASHED = range(0), range(0), range(0)
+FORGETS = Forgettable(range(0), range(0), range(0), range(0))
 NETWORK = Network(
     num_features=5, num_context=3, num_actions=2, element=(8,), context=(8,), score=()
 )
@@ -45,6 +45,7 @@ def toy(num=40, seed=0):
 def test_torch_and_the_module_agree_on_ragged_batches():
     torch.manual_seed(1)
     policy = Policy(NETWORK)
+    policy.round()
     weights = {name: t.detach().numpy() for name, t in policy.state_dict().items()}
     assert {n: w.shape for n, w in weights.items()} == NETWORK.parameter_shapes()
     data = toy()
@@ -57,11 +58,25 @@ def test_torch_and_the_module_agree_on_ragged_batches():
     assert gap < 1e-5
 
 
+def test_rounding_the_weights_at_the_end_changes_no_decision():
+    torch.manual_seed(3)
+    policy, data = Policy(NETWORK), toy(200)
+    before = decide_all(policy, data)
+    policy.round()
+    after = decide_all(policy, data)
+    weights = {name: t.detach().numpy() for name, t in policy.state_dict().items()}
+    in_int8 = partial(reference_step, NETWORK, weights, precision="int8")
+    share, gap = agreement(in_int8, data, range(200), after)
+    assert [(d.element, d.action) for d in before] == [(d.element, d.action) for d in after]
+    assert share == 1
+    assert gap < 1e-3
+
+
 def test_a_rule_is_learnt_and_the_best_epoch_kept():
     options = TrainOptions(
         num_epochs=16, learning_rate=3e-2, batch_size=16, patience=60, min_steps=1
     )
-    fitted = fit(NETWORK, toy(200), toy(50, seed=1), options, hashed=HASHED)
+    fitted = fit(NETWORK, toy(200), toy(50, seed=1), options, forgets=FORGETS)
     assert judge(decide_all(fitted.policy, toy(50, seed=2)), toy(50, seed=2)).accuracy >= 0.95
     ranks = list(zip(fitted.held_out_accuracies, np.negative(fitted.held_out_losses), strict=True))
     assert fitted.num_epochs == max(1 + ranks.index(max(ranks)), options.min_epochs)
@@ -70,7 +85,7 @@ def test_a_rule_is_learnt_and_the_best_epoch_kept():
 
 def test_the_same_seed_gives_the_same_weights():
     one, two = (
-        fit(NETWORK, toy(), None, TrainOptions(num_epochs=2), hashed=HASHED) for _ in range(2)
+        fit(NETWORK, toy(), None, TrainOptions(num_epochs=2), forgets=FORGETS) for _ in range(2)
     )
     for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -80,7 +95,7 @@ def test_a_loss_that_is_no_number_ends_the_training():
     data = toy()
     data.g_EG[0, 0] = np.nan
     with pytest.raises(Diverged):
-        fit(NETWORK, data, None, TrainOptions(num_epochs=1), hashed=HASHED)
+        fit(NETWORK, data, None, TrainOptions(num_epochs=1), forgets=FORGETS)
 
 
 def test_the_threshold_lies_above_every_wrong_decision_and_the_floor():
@@ -112,7 +127,7 @@ def test_what_no_demonstration_has_says_nothing():
     data = toy()
     data.x_MF[:, 0] = 0
     data.g_EG[:, 1] = 0
-    policy = fit(NETWORK, data, None, TrainOptions(num_epochs=2), hashed=HASHED).policy
+    policy = fit(NETWORK, data, None, TrainOptions(num_epochs=2), forgets=FORGETS).policy
     weight = policy.element[0].weight
     assert not weight[:, 0].any()
     assert not weight[:, NETWORK.num_features + 1].any()

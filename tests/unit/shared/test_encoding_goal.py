@@ -137,3 +137,47 @@ def test_a_colour_in_the_instruction_is_told():
     red, blue = rows(read(shown("rgb(255, 0, 0)"))), rows(read(shown("rgb(0, 0, 255)")))
     assert red[2] != blue[2]
     assert red[3] != blue[3]
+
+
+def words(*offered, states=()):
+    labels = [
+        element(i, "input", role="checkbox", label=word, states=states)
+        for i, word in enumerate(offered, start=1)
+    ]
+    task = element(0, "p", "Press words like huge", element_id="task")
+    return Snapshot(application="app", level=Level.VALUES, elements=(task, *labels))
+
+
+def test_a_word_that_means_what_is_told_differs_from_others_where_meanings_count():
+    page = Page(words("gigantic", "water"), SOURCE)
+    vocabulary = (*SOURCE.vocabulary, "words")
+    told = encode_goal(page, vocabulary, (), controls=True, meanings=True)
+    plain = encode_goal(page, vocabulary, (), controls=True)
+    assert [rows(told)[i][-1] for i in (1, 2)] == [1, 0]
+    assert [rows(plain)[i][-1] for i in (1, 2)] == [0, 0]
+    other = Page(words("enormous", "water"), SOURCE)
+    assert encode_goal(other, vocabulary, (), controls=True, meanings=True).x == told.x
+
+
+def test_more_left_to_do_is_like_some_left_to_do():
+    def context(*names):
+        return read(page("Like ana, bo, cy, dee", names)).g
+
+    none, one, many = context("x"), context("ana"), context("ana", "bo", "cy", "dee")
+    some = [i for i in range(NUM_GOAL_CONTEXT) if one[i] and not none[i]]
+    assert some
+    assert all(many[i] for i in some)
+
+
+def test_a_field_is_asked_for_by_a_word_of_the_same_stem():
+    def field(label):
+        goal = element(0, "p", "press movies directed by Ann", element_id="task")
+        snapshot = Snapshot(
+            application="app", level=Level.VALUES,
+            elements=(goal, element(1, "input", role="textbox", label=label)),
+        )  # fmt: skip
+        source = ("press", "movies", "directed", "by")
+        return encode_goal(Page(snapshot, SOURCE), source, (), controls=True).x
+
+    near, far = field("director"), field("producer")
+    assert sum(near) == sum(far) + 1

@@ -70,7 +70,7 @@ def test_any_text_can_be_read(text, words):
 
 def test_a_name_and_a_plain_word_are_two_spans():
     goal = read_goal("Forward Susanne the mail that Ana Lee sent", ("the", "mail", "sent"))
-    assert goal.spans == ("Forward", "Susanne", "that", "Ana Lee")
+    assert goal.spans == ("Forward", "Susanne", "Ana Lee")
 
 
 def test_a_path_of_menus_is_read_without_its_signs():
@@ -96,3 +96,17 @@ def test_an_instruction_that_was_renamed_is_known_by_its_words():
     )  # fmt: skip
     assert goal_slots(page, source)["goal_1"] == "bo"
     assert goal_slots(page.model_copy(update={"elements": (page.elements[0],)}), source) == {}
+
+
+def test_words_that_only_join_others_are_no_data_unless_quoted():
+    goal = read_goal('Reply to them with "with" and Them', ("reply",))
+    assert goal.spans == ("with", "Them")
+    assert goal.quoted == ("with",)
+    assert goal.slots()["quoted_1"] == "with"
+
+
+def test_all_words_of_the_vocabulary_before_a_span_lead_to_it():
+    goal = read_goal("find horror movies directed by Ann", ("find", "movies", "directed"))
+    assert dict(zip(goal.spans, goal.leading, strict=True)) == {
+        "horror": ("find",), "Ann": ("movies", "directed", "by"),
+    }  # fmt: skip
