@@ -160,7 +160,8 @@ def _own_text(node: _Node) -> str:
 def _lender(node: _Node) -> _Node | None:
     """Return the one plain wrapper inside a node whose text reads as the node's, as page.js does.
 
-    Not known here, and there an exception: a wrapper that shows the pointer of a link.
+    There a wrapper with a role or a place in the order of tabs lends nothing. No recording has
+    either, but what a widget's script gives them to has an id as well.
     """
     if node.role not in _BORROWS or _own_text(node):
         return None
@@ -170,7 +171,7 @@ def _lender(node: _Node) -> _Node | None:
         if len(children) != 1:
             return None
         [only] = children
-        if only.role != "generic" or only.tag == "label":
+        if only.role != "generic" or only.tag == "label" or only.untrusted.get("id"):
             return None
         if _own_text(only):
             return None if any(c.tag != "t" for c in only.children) else only

@@ -212,6 +212,8 @@ def test_the_arrows_of_a_number_field_edit_it():
     ((dom("SPAN", 4, text="Ana", recordingTarget=True), dom("SPAN", 5, text="9")),
      [("li", None), ("span", "Ana"), ("span", "9")]),
     ((dom("LABEL", 4, text="Ana", recordingTarget=True),), [("li", None), ("label", "Ana")]),
+    ((dom("DIV", 4, text="Ana", id="ui-id-4", recordingTarget=True),),
+     [("li", None), ("div", "Ana")]),
 ])  # fmt: skip
 def test_one_plain_wrapper_lends_its_text_as_on_a_live_page(inside, seen):
     tree = page(dom("LI", 3, *inside))
