@@ -101,8 +101,6 @@ def normalise(event: UiEvent, place: str | None = None) -> tuple[Token, str | No
         return None
     element = event.element
     role = element.role.lower() if element is not None else ""
-    if event.action is Action.CLICK and role in _TYPED_IN:
-        return None  # it only moves the focus
     label, text = "", None
     if element is not None:
         name = element.name
@@ -125,7 +123,8 @@ def collapse(previous: UserAction, event: UiEvent, token: Token) -> Collapse:
     """Say whether `event` adds to `previous`, the user's last action, stands for it, or doubles it.
 
     A field's repeated edits are one, with the last value; a click that opens what is then edited,
-    and the clicks of a double-click, are part of it; a page load that an action caused is no step.
+    or moves the caret in it, and the clicks of a double-click, are part of it; a page load that an
+    action caused is no step. Each option chosen in a list is one.
     """
     before = previous.event
     if before.target != event.target:
@@ -138,12 +137,21 @@ def collapse(previous: UserAction, event: UiEvent, token: Token) -> Collapse:
     if not same_place:
         return Collapse.KEEP
     if event.action in _ENTERING and (before.action in _ENTERING or before.action in _CLICKS):
-        return Collapse.REPLACE
+        return Collapse.KEEP if _is_another_option(before, event) else Collapse.REPLACE
+    if event.action in _CLICKS and before.action in _ENTERING and token.role in _TYPED_IN:
+        return Collapse.DROP  # it moves the caret
     if event.action is Action.DOUBLE_CLICK and before.action is Action.CLICK:
         return Collapse.REPLACE if lag_ms <= _DOUBLE_CLICK_MS else Collapse.KEEP
     if before.action is event.action and event.action in _CLICKS and lag_ms <= _DOUBLED_MS:
         return Collapse.DROP
     return Collapse.KEEP
+
+
+def _is_another_option(before: UiEvent, event: UiEvent) -> bool:
+    """Tell whether two options of a list were chosen that can have several."""
+    in_list = event.element is not None and event.element.role.lower() == "listbox"
+    both = before.action is event.action is Action.SELECT
+    return in_list and both and before.value != event.value
 
 
 def value_of(event: UiEvent) -> Text | None:

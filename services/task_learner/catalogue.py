@@ -217,6 +217,7 @@ class Catalogue:
                 older, until, coverage=record.coverage, record=record,
                 num_forgotten=record.num_forgotten, forwards=record.forwards or (),
                 derived_from=record.derived_from, left_out=record.left_out or (),
+                told_by=record.told_by or (),
             )  # fmt: skip
             rows = store.query("SELECT trace FROM traces WHERE routine_id = ?", (routine_id,))
             known.traces = in_time_order(KnownTrace.load(text) for (text,) in rows)

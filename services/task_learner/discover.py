@@ -26,7 +26,7 @@ from services.task_learner.segment import (
     executions,
 )
 
-__all__ = ["CORE_SHARE", "Finding", "Thread", "consensus", "discover"]
+__all__ = ["CORE_SHARE", "Finding", "Thread", "consensus", "discover", "distinct"]
 
 Thread = tuple[int, int]
 """An execution, and its type."""
@@ -56,6 +56,8 @@ class Finding:
     pattern: Pattern
     executions: tuple[Execution, ...]
     gain_bits: float
+    told_by: tuple[str, ...] = ()  # words of the sentences that tell it (`told`), if any do
+    begin: int = 0  # the first action that was looked at for it
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def discover(
             finding = _finding(log, tried)
             if finding is not None:
                 findings[finding.pattern] = finding
-    return _distinct(sorted(findings.values(), key=lambda f: (-f.gain_bits, f.pattern.tokens)))
+    return distinct(sorted(findings.values(), key=lambda f: (-f.gain_bits, f.pattern.tokens)))
 
 
 def _types(log: _Log, threads: Sequence[Thread | None]) -> list[list[list[int]]]:
@@ -328,7 +330,7 @@ def _log2_choose(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
-def _distinct(findings: Sequence[Finding]) -> list[Finding]:
+def distinct(findings: Sequence[Finding]) -> list[Finding]:
     """Drop findings whose executions are mostly parts of better ones."""
     kept: list[Finding] = []
     taken: set[int] = set()

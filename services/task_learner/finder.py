@@ -16,12 +16,13 @@ from prometheus_client import Histogram
 
 from services.task_learner.actions import Token, UserAction
 from services.task_learner.catalogue import Catalogue
-from services.task_learner.discover import Finding, discover
+from services.task_learner.discover import Finding, discover, distinct
 from services.task_learner.discovery.miner import FIRST
 from services.task_learner.memory import Memory
 from services.task_learner.routines import Known, likeness, routine_id_of
 from services.task_learner.segment import MAX_SPAN, Execution, Pattern, Vocabulary, executions
 from services.task_learner.stream import Stream
+from services.task_learner.told import find_told
 from services.task_learner.traces import TraceKeeper
 from shared.bus.base import Effects
 from shared.schemas import Origin, RoutineStatus, derive_id
@@ -93,11 +94,20 @@ class Finder:
         started_s = time.perf_counter()
         self._overdue.discard(memory.user_id)
         actions, vocabulary = memory.actions, stream.vocabulary
-        findings = discover(actions, vocabulary, stream.threads(actions))
+        findings = self._found(actions, vocabulary, stream)
         state = (memory.user_id, stream.dump())
         effects.write("INSERT OR REPLACE INTO streams VALUES (?, ?)", state)
         self._adopt_all(memory, findings, vocabulary, effects)
         _MINING_S.observe(time.perf_counter() - started_s)
+
+    def _found(
+        self, actions: Sequence[UserAction], vocabulary: Vocabulary, stream: Stream
+    ) -> list[Finding]:
+        """Return what repeats; what a sentence tells first: nobody has to fill anything in."""
+        found = discover(actions, vocabulary, stream.threads(actions))
+        told = find_told(actions, vocabulary, self._traces.sight)
+        self._traces.keep_sights({a.event.snapshot for a in actions})
+        return distinct([*told, *found])
 
     def _adopt_all(
         self, memory: Memory, findings: Sequence[Finding], vocabulary: Vocabulary, effects: Effects
@@ -122,7 +132,7 @@ class Finder:
         if ends is None:
             ends = self._ends[memory.user_id] = defaultdict(list)
             for known in self._catalogue.of_user(memory.user_id):
-                if known.is_mined:
+                if known.is_mined and not known.told_by:  # where those end is told by what follows
                     ends[known.pattern.end].append(known.routine_id)
         for action in actions:
             for routine_id in ends.get(memory.vocabulary.token(action), ()):
@@ -160,17 +170,19 @@ class Finder:
     def _match(self, memory: Memory, finding: Finding, matched: set[str]) -> Known | None:
         """Return the routine a finding is, a new one where none is alike, None for a taught one."""
         rivals = [
-            (likeness(known.pattern, finding.pattern), known)
+            (likeness(known.pattern, finding.pattern, (known.told_by, finding.told_by)), known)
             for known in self._catalogue.of_user(memory.user_id)
             if known.routine_id not in matched and not known.derived_from
         ]
         best = max(rivals, key=lambda r: (r[0], r[1].is_live), default=None)
         if best is not None and best[0] >= _SAME:
             return None if best[1].origin is Origin.TAUGHT and best[1].is_live else best[1]
-        routine_id = routine_id_of(memory.user_id, finding.pattern)
+        routine_id = routine_id_of(memory.user_id, finding.pattern, finding.told_by)
         known = self._catalogue.routines.get(routine_id)
         if known is None:
-            known = Known(routine_id, memory.user_id, Origin.MINED, finding.pattern)
+            known = Known(
+                routine_id, memory.user_id, Origin.MINED, finding.pattern, told_by=finding.told_by
+            )
             self._catalogue.routines[routine_id] = known
         return known
 
@@ -186,7 +198,7 @@ class Finder:
         changed = revive = not known.is_live
         if finding.pattern != known.pattern:
             old = executions(known.pattern, tokens, times)
-            if not revive and _holds(known.pattern, old, finding):
+            if not (revive or known.told_by) and _holds(known.pattern, old, finding):
                 found = old
             else:
                 known.change_pattern(finding.pattern)
@@ -196,7 +208,7 @@ class Finder:
         settled = [e for e in found if memory.is_settled(actions[e.indices[-1]])]
         taken = self._traces.take(known, actions, settled, effects)
         ends = {derive_id(known.routine_id, actions[e.indices[-1]].event.id) for e in found}
-        first_ms = actions[0].event.time_ms
+        first_ms = actions[finding.begin].event.time_ms
         stale = [
             t for t in known.traces.values()
             if t.started_ms >= first_ms and t.trace_id not in ends and t.forwarded_by is None

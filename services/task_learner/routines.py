@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import TypeVar
 
 from services.task_learner.actions import DATA_ROLES, Token
 from services.task_learner.automatability import PROPOSE_RATE, Replayed, dry_replay
@@ -45,6 +46,8 @@ __all__ = [
     "steps_from",
 ]
 
+T = TypeVar("T")
+
 DECIDED = frozenset({RoutineStatus.APPROVED, RoutineStatus.IGNORED})
 """What a person has decided is not changed by more evidence."""
 
@@ -74,6 +77,7 @@ class KnownTrace:
     num_actions: int = 0  # of a demonstration, noise included
     final_place: tuple[tuple[str, str, int], ...] = ()  # of the event that saw the final screen
     forwarded_by: str | None = None  # of a copy: the routine whose trace it is
+    others: tuple[str, ...] = ()  # events that are no step: a sentence told them
 
     def dump(self) -> str:
         """Return the trace as JSON."""
@@ -87,7 +91,7 @@ class KnownTrace:
         return cls(
             **{
                 **raw, "values": values, "level": Level(raw["level"]),
-                "event_ids": tuple(raw["event_ids"]),
+                "event_ids": tuple(raw["event_ids"]), "others": tuple(raw.get("others", ())),
                 "places": tuple(tuple(p) for p in raw["places"]),
                 "final_place": tuple(tuple(p) for p in raw["final_place"]),
             }
@@ -116,6 +120,7 @@ class Known:
     not_proposed: str | None = None  # why, in words
     forwards: tuple[Forward, ...] = ()  # joined or split by a person: where its traces go
     left_out: tuple[Step, ...] = ()  # taught: what only some demonstrations have
+    told_by: tuple[str, ...] = ()  # words of the sentences on the screen that tell what to do
     derived_from: str | None = None  # split off by a person: it has what is forwarded to it alone
     searched: int = 0  # the support when programmes were last looked for, and it was replayed
     coverage: float = 0.0
@@ -149,12 +154,12 @@ class Known:
         """
         search = not _SEARCH_ALWAYS < self.support < _SEARCH_GROWTH * self.searched
         self._find_flow(self.flow.parameters, search)
-        if search:
+        if search and not self.told_by:
             self.automatability = self._replay()
         if self.status not in DECIDED:
             self.status = self._status(settings, agents)
         if not self.named_by_user:
-            self.name = default_name(self.pattern, self.flow)
+            self.name = " ".join(self.told_by)[:120] or default_name(self.pattern, self.flow)
         steps = tuple(s.model_copy(update={"coverage": 1.0}) for s in self.steps())
         before = self.record
         known = before is not None and (
@@ -197,6 +202,10 @@ class Known:
             self.not_proposed = self.record.not_proposed
 
     def _find_flow(self, known: Sequence[Parameter], search: bool) -> None:
+        if self.told_by:  # what is entered is not asked for: the screen says it
+            num = len(self.pattern.tokens)
+            self.flow = Flow((), (None,) * num, (None,) * num)
+            return
         rows = [t.values for t in self.traces.values()]
         self.flow = find_flow(len(self.pattern.tokens), rows, known, search)
         if search:
@@ -241,6 +250,7 @@ class Known:
             not_proposed=None if gone else self.not_proposed,
             forwards=None if gone else self.forwards or None, derived_from=self.derived_from,
             left_out=None if gone else self.left_out or None,
+            told_by=None if gone else self.told_by or None,
         )  # fmt: skip
 
     def _status(self, settings: TaskLearnerSettings, agents: Sequence["Known"]) -> RoutineStatus:
@@ -248,7 +258,20 @@ class Known:
         self.not_proposed = None
         if self.origin is Origin.TAUGHT:
             return RoutineStatus.PROPOSED
-        alike = next((a for a in agents if likeness(a.pattern, self.pattern) >= _ALIKE), None)
+        if self.told_by:
+            self.not_proposed = (
+                "a sentence on the screen tells what to do: how often an agent would get that "
+                "right is known once one is trained"
+            )
+            return self._seen(settings)
+        alike = next(
+            (
+                a
+                for a in agents
+                if likeness(a.pattern, self.pattern, (a.told_by, self.told_by)) >= _ALIKE
+            ),
+            None,
+        )
         low = self.automatability.step_low if self.automatability is not None else 0.0
         if self.support < settings.propose_after:
             self.not_proposed = f"seen {self.support} times, {settings.propose_after} are needed"
@@ -261,6 +284,9 @@ class Known:
             self.not_proposed = f"nearly the same as {alike.name}"
         else:
             return RoutineStatus.PROPOSED
+        return self._seen(settings)
+
+    def _seen(self, settings: TaskLearnerSettings) -> RoutineStatus:
         if self.support >= settings.confirm_after:
             return RoutineStatus.CONFIRMED
         return RoutineStatus.PROVISIONAL
@@ -294,9 +320,9 @@ class Known:
         return int(median(t.ended_ms - t.started_ms for t in traces)) if traces else 0
 
 
-def routine_id_of(user_id: str, pattern: Pattern) -> str:
+def routine_id_of(user_id: str, pattern: Pattern, told_by: Sequence[str] = ()) -> str:
     """Return the id a routine gets when it is first found."""
-    return derive_id(user_id, *("\n".join(token) for token in pattern.tokens))
+    return derive_id(user_id, *("\n".join(token) for token in pattern.tokens), *told_by)
 
 
 def steps_from(old: Pattern, new: Pattern) -> list[int | None]:
@@ -314,9 +340,19 @@ def steps_from(old: Pattern, new: Pattern) -> list[int | None]:
     return found
 
 
-def likeness(first: Pattern, second: Pattern) -> float:
-    """Return what share of their steps two patterns have in common, 0 to 1 (Jaccard)."""
-    a, b = Counter(map(_coarse, first.tokens)), Counter(map(_coarse, second.tokens))
+def likeness(
+    first: Pattern, second: Pattern, told: tuple[Sequence[str], Sequence[str]] = ((), ())
+) -> float:
+    """Return what share of their steps two patterns have in common, 0 to 1 (Jaccard).
+
+    Where sentences tell either of them (`told`), what counts is the words the sentences share.
+    """
+    if any(told):
+        return _jaccard(Counter(told[0]), Counter(told[1]))
+    return _jaccard(Counter(map(_coarse, first.tokens)), Counter(map(_coarse, second.tokens)))
+
+
+def _jaccard(a: Counter[T], b: Counter[T]) -> float:
     return (a & b).total() / (a | b).total()
 
 

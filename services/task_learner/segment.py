@@ -100,11 +100,12 @@ class Execution:
 
     steps: tuple[int | None, ...]
     in_order: int  # steps found in the pattern's order
+    others: tuple[int, ...] = ()  # what else is part of it, of a routine that a sentence tells
 
     @property
     def indices(self) -> tuple[int, ...]:
         """Return the actions in the order they were done."""
-        return tuple(sorted(i for i in self.steps if i is not None))
+        return tuple(sorted((*self.others, *(i for i in self.steps if i is not None))))
 
     @property
     def coverage(self) -> float:

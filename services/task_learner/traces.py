@@ -6,12 +6,14 @@ trace's artifact is written again when its routine's steps or parameters change.
 Does not cover: which executions there are (`segment`), what their values mean (`dataflow`).
 """
 
+import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from prometheus_client import Counter
 
 from services.task_learner.actions import UserAction, lowest_level
+from services.task_learner.cases import Sight, sight_of
 from services.task_learner.dataflow import Screen, parameter_values, trace_values
 from services.task_learner.routines import Known, KnownTrace, in_time_order, places_of
 from services.task_learner.segment import Execution
@@ -37,6 +39,7 @@ class TraceKeeper:
         self._snapshot_bytes = snapshot_bytes
         self._num_kept = num_kept
         self._screens: OrderedDict[str, Screen | None] = OrderedDict()
+        self._sights: dict[str, Sight | None] = {}
 
     def take(
         self, known: Known, actions: Sequence[UserAction], found: Iterable[Execution],
@@ -55,18 +58,22 @@ class TraceKeeper:
             trace_id = derive_id(known.routine_id, anchor.event.id)
             rows = [None if i is None else actions[i].event for i in execution.steps]
             ids = tuple(e.id if e is not None else "" for e in rows)
+            others = [actions[i].event for i in execution.others]
+            other_ids = tuple(e.id for e in others)
             before = known.traces.get(trace_id)
             num_actions = len(actions) if whole else 0
-            if before is not None and (before.event_ids, before.final, before.num_actions) == (
-                ids, last.after, num_actions,
-            ):  # fmt: skip
+            if before is not None and (
+                before.event_ids, before.others, before.final, before.num_actions
+            ) == (ids, other_ids, last.after, num_actions):  # fmt: skip
                 continue
-            present = sorted((e for e in rows if e is not None), key=lambda e: (e.time_ms, e.seq))
+            present = sorted(
+                (e for e in (*rows, *others) if e is not None), key=lambda e: (e.time_ms, e.seq)
+            )
             values = trace_values(rows, self._screens_of(present))
             known.traces[trace_id] = KnownTrace(
                 trace_id, "", present[-1].session, present[0].time_ms, present[-1].time_ms,
                 lowest_level(present), ids, places_of(present), values, last.after, num_actions,
-                last.after_place,
+                last.after_place, others=other_ids,
             )  # fmt: skip
             known.fresh[trace_id] = present
             changed = True
@@ -110,9 +117,26 @@ class TraceKeeper:
         screen = self._screen(event.snapshot)
         return screen.place(index) if screen is not None else None
 
+    def sight(self, action: UserAction) -> Sight | None:
+        """Return what an action's screen shows, or None where it is not kept."""
+        digest = action.event.snapshot
+        if digest is None:
+            return None
+        if digest not in self._sights:
+            try:
+                self._sights[digest] = sight_of(json.loads(self._snapshot_bytes(digest)))
+            except (ArtifactError, ValueError, KeyError, TypeError):
+                self._sights[digest] = None
+        return self._sights[digest]
+
+    def keep_sights(self, digests: Collection[str | None]) -> None:
+        """Drop what is remembered of other screens."""
+        self._sights = {d: s for d, s in self._sights.items() if d in digests}
+
     def forget_screens(self) -> None:
         """Drop what is remembered of snapshots."""
         self._screens.clear()
+        self._sights.clear()
 
     def _evict(self, known: Known, effects: Effects) -> None:
         """Keep the newest traces; count the others."""
@@ -137,7 +161,7 @@ class TraceKeeper:
         """
         holder = _holder(trace)
         self._artifacts.drop(holder, effects)
-        steps = set(trace.event_ids)
+        steps = {*trace.event_ids, *trace.others}
         kept = [
             e if e.snapshot is None or self._copy(e.snapshot, holder, effects)
             else e.model_copy(update={"snapshot": None})

@@ -146,6 +146,9 @@ class Routine(Record):
     left_out: tuple[Step, ...] | None = Field(
         None, description="taught: steps that only some demonstrations have, which nobody learns"
     )
+    told_by: tuple[str, ...] | None = Field(
+        None, description="words that the sentences share which tell each execution what to do"
+    )
     derived_from: str | None = Field(None, description="routine_id of the one it was split from")
     num_forgotten: Annotated[int, Field(ge=0, description="counts traces that were forgotten")] = 0
 

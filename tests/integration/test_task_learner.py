@@ -1,6 +1,7 @@
 """task-learner on a real log: events in at one end, routines and traces out at the other."""
 
 import contextlib
+import hashlib
 import random
 
 import httpx
@@ -30,6 +31,7 @@ from shared.service import Service
 from shared.settings import CommonSettings
 from shared.topics import Room, Topic
 from tests.unit.task_learner import ui_logs
+from tests.unit.task_learner.pages import Pages
 
 CLAIM = [None, "New claim", "E-mail", "Full name", "Town", "Amount", "Currency", "Submit claim"]
 MAIL = ["Sender", "Status", "Remark", "Scanned", "File letter"]
@@ -170,6 +172,36 @@ async def test_two_routines_in_one_log_are_each_found(tmp_path):
         claim, mail = await desk.live()
         assert (labels(claim), claim.support) == (CLAIM, 12)
         assert (labels(mail), mail.support) == (MAIL, 9)
+
+
+async def test_a_chore_that_a_sentence_tells_is_kept_with_all_that_was_done(tmp_path):
+    pages = Pages(1).work(("choose",), 40)
+    async with desk_in(tmp_path) as desk:
+        screens = {}
+        for i, event in enumerate(pages.events):
+            data = pages.screens[event.snapshot]
+            digest = hashlib.sha256(data).hexdigest()
+            screens[digest] = data
+            pages.events[i] = event.model_copy(update={"snapshot": digest})
+        await desk.publish(pages.events, screens)
+        await desk.drain()
+        [routine] = await desk.live()
+        assert routine.told_by == ("tick", "and", "press", "save")
+        assert routine.name == "tick and press save"
+        assert routine.parameters == ()
+        assert routine.status is RoutineStatus.CONFIRMED
+        assert "a sentence on the screen" in routine.not_proposed
+        case_of = {event.id: case for event, case in zip(pages.events, pages.truth, strict=True)}
+        whole = 0
+        for ref in routine.traces:
+            ids = [event.id for event in desk.trace(ref).events]
+            [case] = {case_of[i] for i in ids}
+            whole += ids == [i for i, c in case_of.items() if c == case]
+        assert whole >= 0.9 * len(routine.traces) >= 20
+        await desk.restart()
+        known = desk.logic.routines[routine.routine_id]
+        assert known.told_by == routine.told_by
+        assert [t.trace_id for t in known.traces.values()] == [t.trace_id for t in routine.traces]
 
 
 async def test_nothing_is_found_in_a_shuffled_log(tmp_path):
