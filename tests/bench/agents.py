@@ -54,6 +54,7 @@ _PLAYED_BY = (
 )
 _DRIFTED_BY = (*_PLAYED_BY, "tests/bench/agents_drift.*")
 _FOUND_BY = ("services/task_learner/**/*.py", "tests/bench/agents_stream.py")
+_OWN_SHARE = 0.2  # of a routine's events, from which on it is said to be a task's
 _OPTIONS = {
     "min_accuracy": 0.0,
     "max_wrong": 1.0,
@@ -154,7 +155,8 @@ def save(note: Path, model: Model) -> None:
 async def trained_of_stream(names: Sequence[str], asked: "Asked", seed: int) -> dict[str, Model]:
     """Return the cached or new model of each task that shares a stream with others.
 
-    A task's routine is the one with the most traces of it that the learner found by itself.
+    A task's routine is the one that has most of its events in its traces, as the learner found it
+    by itself. Two tasks with one page and sentences alike may be one routine: its agent does both.
     """
     recordings = {name: asked.sets(name, "main")[0][1] for name in names}
     digest = hashlib.sha256(
@@ -165,23 +167,30 @@ async def trained_of_stream(names: Sequence[str], asked: "Asked", seed: int) -> 
     if not all(note.exists() for note in notes.values()):
         with tempfile.TemporaryDirectory(prefix="wat-agents-") as folder:
             found = await found_in(recordings, Path(folder), seed)
+            artifacts = Path(folder) / "data" / "artifacts"
+            known: dict[str, Model] = {}  # by routine
             for name, note in notes.items():
-                own = [one for one in found if one.task == name]
-                best = max(own, key=lambda one: one.routine.support, default=None)
+                own = [one for one in found if one.share(name) >= _OWN_SHARE]
+                best = max(own, key=lambda one: one.events[name], default=None)
                 if best is None:
                     error = "the learner found no routine of it"
                     save(note, Model(seed, None, b"", {"error": error}))
                     continue
+                routine_id = best.routine.routine_id
+                if routine_id not in known:
+                    known[routine_id] = await _trained_on(best.routine, artifacts, digest, seed)
+                model = known[routine_id]
                 about = {"status": best.routine.status, "support": best.routine.support,
-                         "purity": round(best.purity, 3)}  # fmt: skip
-                artifacts = Path(folder) / "data" / "artifacts"
-                try:
-                    model = await train(best.routine, artifacts, digest, seed)
-                    model.figures.update(about)
-                except TrainingError as error:
-                    model = Model(seed, None, b"", {"error": str(error)[:300], **about})
-                save(note, model)
+                         "share": round(best.share(name), 3)}  # fmt: skip
+                save(note, dataclasses.replace(model, figures={**model.figures, **about}))
     return {name: load(note, seed) for name, note in notes.items()}
+
+
+async def _trained_on(routine: Routine, artifacts: Path, digest: str, seed: int) -> Model:
+    try:
+        return await train(routine, artifacts, digest, seed)
+    except TrainingError as error:
+        return Model(seed, None, b"", {"error": str(error)[:300]})
 
 
 async def all_trained(names: Sequence[str], asked: "Asked", row: str) -> AsyncIterator[Model]:
@@ -344,7 +353,7 @@ async def measure_streams(
         ]
         for name in together:
             row = await measure(name, asked, players, "end-to-end", _each([f[name] for f in found]))
-            kept = ("status", "support", "purity")
+            kept = ("status", "support", "share")
             yield {**row, "found": [{k: f[name].figures.get(k) for k in kept} for f in found]}
 
 

@@ -1,8 +1,9 @@
 """Several tasks in one stream, as the learner sees a day's work: unlabelled, one application.
 
-The recordings of some tasks are put one after the other in an order drawn at random and go through
-the learner's own logic on an embedded log. Which task an event was recorded on is kept beside the
-stream and used for one thing: to tell which page an agent is to be played on.
+Each task's recordings follow each other in an order drawn at random; the tasks go on beside each
+other, interleaved by recorded time, through the learner's own logic on an embedded log. Which task
+an event was recorded on is kept beside the stream and used for one thing: to tell which page an
+agent is to be played on.
 """
 
 import dataclasses
@@ -38,7 +39,6 @@ from tests.bench.agents_data import Recordings
 
 TASKS_TOGETHER = 3
 _ALLOWED = Allowance(Level.VALUES, KEEPABLE)
-_BETWEEN_MS = 5_000  # from the end of one execution to the next
 _BATCH = 50
 
 
@@ -47,8 +47,11 @@ class Found:
     """What the learner made of a stream."""
 
     routine: Routine
-    task: str  # of most of its traces' events
-    purity: float  # share of those events
+    events: Mapping[str, int]  # of its traces, by the task they were recorded on
+
+    def share(self, task: str) -> float:
+        """Return the share of its traces' events that are of a task."""
+        return self.events.get(task, 0) / sum(self.events.values())
 
 
 async def found_in(recordings: Mapping[str, Recordings], folder: Path, seed: int) -> list[Found]:
@@ -87,27 +90,26 @@ async def found_in(recordings: Mapping[str, Recordings], folder: Path, seed: int
 def _stream(
     recordings: Mapping[str, Recordings], artifacts: Artifacts, effects: Effects, seed: int
 ) -> list[tuple[str, UiEvent]]:
+    """Return the events of all tasks by time: a person at work on as many things at once."""
     redactor = Redactor(b"bench" * 8)
-    executions = [(task, line) for task, own in recordings.items() for line in own.lines]
-    Random(seed).shuffle(executions)  # noqa: S311
-    session, now_ms, found = derive_id("stream", seed), 1_600_000_000_000, []
-    for task, line in executions:
-        captures = list(read_demonstrations(BytesIO(line)))
-        for capture in captures:
-            at_ms = now_ms + capture.time_ms - captures[0].time_ms
-            moved = dataclasses.replace(capture, time_ms=at_ms)
-            snapshot = redactor.snapshot(moved, _ALLOWED)
-            digest = snapshot and artifacts.put(
-                snapshot.model_dump_json(exclude_none=True).encode(), effects
-            )
-            event = redactor.event(
-                moved, _ALLOWED, event_id=derive_id(session, len(found)), user_id="bench",
-                source=Source.REPLAY, session=session, seq=len(found), boot_id=None,
-                snapshot=digest, demonstration=None, showing=None,
-            )  # fmt: skip
-            found.append((task, event))
-        if captures:
-            now_ms += captures[-1].time_ms - captures[0].time_ms + _BETWEEN_MS
+    session, found = derive_id("stream", seed), []
+    timed = []
+    for number, (task, own) in enumerate(recordings.items()):
+        lines = list(own.lines)
+        Random(f"{seed} {number}").shuffle(lines)  # noqa: S311
+        captures = read_demonstrations(BytesIO(b"".join(lines)))
+        timed += [(c.time_ms, number, at, task, c) for at, c in enumerate(captures)]
+    for _, _, _, task, capture in sorted(timed, key=lambda entry: entry[:3]):
+        snapshot = redactor.snapshot(capture, _ALLOWED)
+        digest = snapshot and artifacts.put(
+            snapshot.model_dump_json(exclude_none=True).encode(), effects
+        )
+        event = redactor.event(
+            capture, _ALLOWED, event_id=derive_id(session, len(found)), user_id="bench",
+            source=Source.REPLAY, session=session, seq=len(found), boot_id=None,
+            snapshot=digest, demonstration=None, showing=None,
+        )  # fmt: skip
+        found.append((task, event))
     return found
 
 
@@ -138,5 +140,4 @@ def _judged(record: Routine, root: Path, task_of: Mapping[str, str]) -> Found:
     for ref in record.traces:
         trace = Trace.model_validate(json.loads(files.get(ref.digest, Room.TASK_LEARNER)))
         votes.update(task_of[event.id] for event in trace.events)
-    [(task, count)] = votes.most_common(1)
-    return Found(record, task, count / votes.total())
+    return Found(record, votes)

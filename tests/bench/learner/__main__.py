@@ -2,13 +2,14 @@
 
 The folder is laid out like this: contiguous/, single/, interleaved_event_truth/,
 interleaved_synthetic/, interleaved_real/ with interleaved_models/, real_life/, each with CSV files
-packed by xz. Labels are prequential: they come at most 250 events late and are then final. Prints a
+packed by xz. People's demonstrations are taken from a folder beside it, where there is one.
+Labels are prequential: they come at most 250 events late and are then final. Prints a
 table, one row a log, then one JSON object, which also goes to var/bench/learner.json. Strict scores
 (`scores.py`) leave out the first five instances of each type; `all` counts them too; `forgiving` is
 the literature's event score, which does not punish too many types.
 
-QUICK=1 takes one seed of each noise and mix, every third interleaved log and 100,000 events of
-throughput.
+QUICK=1 takes one seed of each noise, mix and order of demonstrations, every third interleaved log
+and 100,000 events of throughput.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from services.task_learner.discovery.miner import Miner
-from tests.bench.learner import sets
+from tests.bench.learner import demonstrations, sets
 from tests.bench.learner.run import label, peak_rss_mb, routines, scored, set_scored
 from tests.bench.learner.sets import Log
 
@@ -80,6 +81,37 @@ def measured(kind: str, log: Log) -> Row:
     return row
 
 
+def shown(folder: Path, quick: bool) -> Iterator[tuple[str, demonstrations.ShownLog]]:
+    """Yield people's demonstrations as streams, in order and interleaved, with and without what
+    they were told.
+    """
+    for seed in range(1, 2 if quick else 4):
+        for name, tasks in demonstrations.sets_of_tasks(folder, seed):
+            for interleaved in (False, True):
+                for hidden in (False, True):
+                    kind = "interleaved" if interleaved else "in order"
+                    yield (
+                        f"demonstrations {kind}{', untold' if hidden else ''}",
+                        (
+                            demonstrations.stream(
+                                name, tasks, seed, interleaved=interleaved, hidden=hidden
+                            )
+                        ),
+                    )
+
+
+def measured_shown(kind: str, log: demonstrations.ShownLog) -> Row:
+    """Return the row of a stream of demonstrations."""
+    run = demonstrations.label(log)
+    scores = demonstrations.scored(log, run)
+    return {
+        "set": kind, "log": log.name, "events": len(log.actions), "max_delay": max(run.delays),
+        "median_delay": statistics.median(run.delays),
+        "events_per_s": round(len(log.actions) / run.seconds), "instances": len(log.good),
+        **scores["later"]._asdict(), **{f"{k}_all": v for k, v in scores["all"]._asdict().items()},
+    }  # fmt: skip
+
+
 def null_test(folder: Path, quick: bool) -> Row:
     """Return how many routines are found in shuffled logs: there are none."""
     found = []
@@ -129,7 +161,8 @@ def _summary(rows: list[Row]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for kind in dict.fromkeys(row["set"] for row in rows):
         of_kind = [row for row in rows if row["set"] == kind]
-        keys = [k for k in ("if1", "if1t", "exact", "bf1", "ef1", "sjc") if k in of_kind[0]]
+        known = ("if1", "if1t", "exact", "bf1", "pairs", "ef1", "sjc")
+        keys = [k for k in known if k in of_kind[0]]
         found[kind] = {"logs": len(of_kind)}
         for key in keys:
             values = [row[key] for row in of_kind]
@@ -143,7 +176,7 @@ def _summary(rows: list[Row]) -> dict[str, Row]:
 
 
 def _print(row: Row, write: Callable[[str], object] = sys.stdout.write) -> None:
-    keys = ("if1_all", "if1", "if1t", "exact", "bf1", "ef1", "forgiving", "sjc")
+    keys = ("if1_all", "if1", "if1t", "exact", "bf1", "pairs", "ef1", "forgiving", "sjc")
     scores = "  ".join(f"{k} {row[k]:.3f}" for k in keys if k in row)
     write(f"{row['set']:24.24} {row.get('log', ''):36.36} {scores}\n")
     sys.stdout.flush()
@@ -167,6 +200,11 @@ def main() -> None:
     for kind, log in logs(options.folder, options.quick):
         if kind.startswith(options.only):
             rows.append(measured(kind, log))
+            _print(rows[-1])
+    beside = options.folder.parent / "demonstrations"
+    for kind, own in shown(beside, options.quick) if beside.is_dir() else ():
+        if kind.startswith(options.only):
+            rows.append(measured_shown(kind, own))
             _print(rows[-1])
     whole: Row = {
         "quick": options.quick, "summary": _summary(rows), "rows": rows,
