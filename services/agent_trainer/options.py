@@ -36,7 +36,7 @@ class TrainOptions(Frozen):
     min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9  # of held-out decisions, to publish
     max_wrong: Annotated[float, Field(ge=0, le=1)] = 0.05  # of them, wrong and sure, to publish
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995  # of int8 with f32, to ship int8
-    min_margin: Annotated[float, Field(ge=0)] = 0.5  # logits; floor of the abstaining threshold
+    min_margin: Annotated[float, Field(ge=0)] = 0.1  # logits; floor of the abstaining threshold
     max_margin: Annotated[float, Field(ge=0)] = 1e6  # logits; cap of it: 0 never abstains
     needs_result: bool = True  # a screen after the last step, which success is read back from
     max_candidates: Annotated[int, Field(ge=8)] = 48  # of a decision; on long screens a sample

@@ -48,12 +48,24 @@ from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
 from shared.schemas import Level, Snapshot, Trace
 from shared.topics import Room
 
-__all__ = ["MAX_TRACES", "Adam", "Fitted", "Forgettable", "check_good_enough", "fit", "train"]
+__all__ = [
+    "MAX_TRACES",
+    "Adam",
+    "Fitted",
+    "Forgettable",
+    "check_good_enough",
+    "fit",
+    "for_few",
+    "train",
+]
 
 T = TypeVar("T", Trace, Snapshot)
 
 MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of this size
 _NUM_HELD_VARIANTS = 8
+_ENOUGH = 30  # demonstrations from which on nothing is made up for
+_MAX_VARIANTS = 60
+_MOST_PLACES, _MOST_WORDS = 0.8, 0.4  # forgotten with next to no demonstrations
 _GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
 
 
@@ -119,6 +131,7 @@ def train(order: Order) -> None:
     torch.use_deterministic_algorithms(True)
     say(event="reading", num_traces=len(order.routine.traces))
     chore = _read(order)
+    options = for_few(options, len(chore.demonstrations))
     learn, held = split(chore.demonstrations, options.seed)
     learn_data = build(
         variants(learn, chore, options.num_variants, options.seed),
@@ -183,7 +196,7 @@ def train(order: Order) -> None:
         final.policy,
         routine=order.routine,
         chore=chore,
-        options=options,
+        options=order.options,
         threshold=threshold,
         checked=held_data,
         figures=figures,
@@ -218,6 +231,27 @@ def train(order: Order) -> None:
             "held_out_loss": _rounded(trial.held_out_losses),
             "held_out_accuracy": _rounded(trial.held_out_accuracies),
         },
+    )
+
+
+def for_few(options: TrainOptions, num_demonstrations: int) -> TrainOptions:
+    """Return the options with more variants and more forgetting, the fewer the demonstrations.
+
+    Few screens are told apart by where things stand, which says nothing of the next one.
+    """
+    share = min(1.0, num_demonstrations / _ENOUGH)
+
+    def more(usual: float, most: float) -> float:
+        return usual + (1 - share) * max(0.0, most - usual)
+
+    return options.model_copy(
+        update={
+            "num_variants": max(
+                options.num_variants, min(round(options.num_variants / share), _MAX_VARIANTS)
+            ),
+            "place_dropout": more(options.place_dropout, _MOST_PLACES),
+            "word_dropout": more(options.word_dropout, _MOST_WORDS),
+        }
     )
 
 

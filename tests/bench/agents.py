@@ -58,7 +58,6 @@ _OWN_SHARE = 0.2  # of a routine's events, from which on it is said to be a task
 _OPTIONS = {
     "min_accuracy": 0.0,
     "max_wrong": 1.0,
-    "min_margin": 0.0,
     "max_margin": 0.0,
     "needs_result": False,
 }

@@ -15,7 +15,7 @@ from services.agent_trainer.evaluate import (  # noqa: E402
 )
 from services.agent_trainer.options import TrainOptions  # noqa: E402
 from services.agent_trainer.policy import Policy  # noqa: E402
-from services.agent_trainer.train import Forgettable, check_good_enough, fit  # noqa: E402
+from services.agent_trainer.train import Forgettable, check_good_enough, fit, for_few  # noqa: E402
 from shared.errors import Diverged, TrainingError  # noqa: E402
 from shared.manifest import Network  # noqa: E402
 from shared.module import reference_logits, reference_step  # noqa: E402
@@ -132,3 +132,15 @@ def test_what_no_demonstration_has_says_nothing():
     assert not weight[:, 0].any()
     assert not weight[:, NETWORK.num_features + 1].any()
     assert weight[:, 1].any()
+
+
+def test_the_fewer_demonstrations_the_more_is_forgotten_and_made_up():
+    usual = TrainOptions()
+    assert for_few(usual, 30) == for_few(usual, 60) == usual
+    few, fewer = for_few(usual, 10), for_few(usual, 3)
+    assert usual.place_dropout < few.place_dropout < fewer.place_dropout < 1
+    assert usual.word_dropout < few.word_dropout < fewer.word_dropout < 1
+    assert usual.num_variants < few.num_variants < fewer.num_variants <= 60
+    many = usual.model_copy(update={"num_variants": 100, "place_dropout": 0.9})
+    assert for_few(many, 3).num_variants == 100
+    assert for_few(many, 3).place_dropout == 0.9
