@@ -44,8 +44,10 @@ _FOLLOWS = 0.75  # share of two types' executions that follow each other where t
 _ONCE = 0.7  # share of a plan's steps that differ, up to which it may be a loop gone round twice
 _CLEAR = 1.5  # times that one pause of a loop is longer than another, to be where it begins …
 _CLEAR_GAIN = 0.7  # … if what is left at the log's edges costs no more than the rest
+_FAR_MORE = 1.3  # times the gain at which a loop begins elsewhere whatever its pauses say
+_WORTH = 0.9  # share of the gain that a routine keeps without an end that costs executions
 _HEADS = 6  # steps that a loop's rounds may begin with that are tried
-_TURNS = 3  # places where a loop may begin that are tried
+_TURNS = 3  # places where a loop may begin that are tried, by pauses and by bits
 _NEAR = 6  # actions between such two, at most; and around an execution that may belong to it
 
 
@@ -167,15 +169,27 @@ def _finding(log: _Log, plan: list[int]) -> Finding | None:
     if sum(e.in_order for e in found) < _ORDER_SHARE * present:
         return None
     gain = _gain_bits(log, plan, found)
-    for turned, clear in _turns(log, plan, found):
-        others = _executions(log, turned)
-        more = _gain_bits(log, turned, others)
-        if more > gain or (clear and more > _CLEAR_GAIN * gain and len(others) > 1):
-            plan, found, gain = turned, others, more
-            if clear:
-                break
+    plan, found, gain = _turned(log, plan, found, gain)
+    plan, found, gain = _trimmed(log, plan, found, gain)
     pattern = Pattern(tuple(log.names[n] for n in plan))
     return Finding(pattern, tuple(found), gain) if gain >= _MIN_GAIN_BITS else None
+
+
+def _trimmed(
+    log: _Log, plan: list[int], found: list[Execution], gain: float
+) -> tuple[list[int], list[Execution], float]:
+    """Leave out what stands at the end of a plan by chance: what most did next, but not all.
+
+    It is done to something without a name of its own, as a list's links are: whatever lies in
+    the way of the next thing. An agent would have to do it each time, and has nothing to do it to.
+    """
+    while len(plan) > MIN_STEPS and log.names[plan[-1]].label.startswith("@"):
+        others = _executions(log, plan[:-1])
+        less = _gain_bits(log, plan[:-1], others)
+        if len(others) <= len(found) or less < _WORTH * gain:
+            break
+        plan, found, gain = plan[:-1], others, less
+    return plan, found, gain
 
 
 def _executions(log: _Log, plan: Sequence[int]) -> list[Execution]:
@@ -183,16 +197,13 @@ def _executions(log: _Log, plan: Sequence[int]) -> list[Execution]:
     return executions(pattern, log.tokens, log.times_ms)
 
 
-def _turns(
-    log: _Log, plan: list[int], found: Sequence[Execution]
-) -> Iterator[tuple[list[int], bool]]:
-    """Yield a loop's plan from where its longest pauses are; nothing where it is none.
-
-    With each goes whether the pause there is clearly longer than where the plan begins.
-    """
+def _turned(
+    log: _Log, plan: list[int], found: list[Execution], gain: float
+) -> tuple[list[int], list[Execution], float]:
+    """Begin a loop where its longest pause is, or where a round costs far fewer bits."""
     near = sum(b.indices[0] - a.indices[-1] <= 3 for a, b in pairwise(found))
     if near < _FOLLOWS * (len(found) - 1):
-        return
+        return plan, found, gain
     pauses = []
     for step in range(len(plan)):
         here = [
@@ -200,11 +211,26 @@ def _turns(
             for e in found if (i := e.steps[step]) is not None and i
         ]  # fmt: skip
         pauses.append(median(here) if here else 0.0)
-    longest = sorted(range(1, len(plan)), key=lambda s: (-pauses[s], s))[:_TURNS]
-    for step in longest:
+    best = plan, found, gain
+    for step in sorted(range(1, len(plan)), key=lambda s: (-pauses[s], s))[:_TURNS]:
         if _CLEAR * pauses[step] < pauses[0]:
-            return
-        yield plan[step:] + plan[:step], pauses[step] > _CLEAR * max(pauses[0], 1)
+            break
+        clear = pauses[step] > _CLEAR * max(pauses[0], 1)
+        turned = plan[step:] + plan[:step]
+        others = _executions(log, turned)
+        more = _gain_bits(log, turned, others)
+        if more > best[2] or (clear and more > _CLEAR_GAIN * best[2] and len(others) > 1):
+            best = turned, others, more
+            if clear:
+                return best
+    plan = best[0]
+    for step in range(1, min(_TURNS, len(plan) - 1) + 1):  # how the next round is come to
+        turned = plan[-step:] + plan[:-step]
+        others = _executions(log, turned)
+        more = _gain_bits(log, turned, others)
+        if more > max(best[2], _FAR_MORE * gain):
+            best = turned, others, more
+    return best
 
 
 def _grown(log: _Log, plan: list[int], found: Sequence[Execution]) -> list[int] | None:

@@ -1,5 +1,6 @@
 """Routines are found in unsegmented logs, and nothing is found where there is none."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,50 @@ def test_rounds_are_told_apart_where_one_execution_holds_many():
     [finding] = discover(actions, vocabulary, threads)
     labels = [t.label for t in finding.pattern.tokens if not t.label.startswith("@")]
     assert (labels, len(finding.executions)) == (CLAIM, 12)
+
+
+def labels_of(finding):
+    return [t.label for t in finding.pattern.tokens]
+
+
+def test_what_most_did_next_but_not_all_is_no_last_step():
+    log = ui_logs.Log(random.Random(1))  # noqa: S311
+    fields = ["Full name", "Town", "Amount", "Currency", "Street", "E-mail", "Remark", "Phone"]
+    threads = []
+    for number in range(7):
+        ui_logs.other_work(log, 3)
+        threads += [None] * (len(actions_of(log.events)) - len(threads))
+        for label in fields:
+            log.edit("desk/claim", label, f"{label} {number}")
+        log.button("desk/claim", "Submit claim")
+        if number != 3:
+            log.link("desk/done", ui_logs.person_name(log.rng), f"main>list>link[{number}]")
+        threads += [(number, 0)] * (len(actions_of(log.events)) - len(threads))
+    actions = actions_of(log.events)
+    [finding] = discover(actions, Vocabulary.of(actions), threads)
+    assert labels_of(finding) == [*fields, "Submit claim"]
+    assert len(finding.executions) == 7
+
+
+def test_a_loop_that_was_cut_elsewhere_begins_where_other_work_comes_between():
+    log = ui_logs.Log(random.Random(1))  # noqa: S311
+    threads = []
+    for number in range(8):
+        for label in ("Open", "New"):
+            log.button("desk/claims", label)
+            log.pause(1, 1)
+        log.pause(9, 9)  # a pause alone would let the loop begin here
+        threads += [(number, 0)] * (len(actions_of(log.events)) - len(threads))
+        for label in ("Full name", "Town", "Amount"):
+            log.edit("desk/claim", label, f"{label} {number}")
+            log.pause(1, 1)
+        log.button("desk/claim", "Submit claim")
+        threads += [(number + 1, 0)] * (len(actions_of(log.events)) - len(threads))
+        for other in range(4):
+            log.button("desk/news", f"Story {log.rng.randrange(99)} {'abcd'[other]}")
+            log.pause(1, 1)
+        threads += [None] * (len(actions_of(log.events)) - len(threads))
+    actions = actions_of(log.events)
+    [finding] = discover(actions, Vocabulary.of(actions), threads)
+    assert labels_of(finding) == ["Open", "New", "Full name", "Town", "Amount", "Submit claim"]
+    assert len(finding.executions) == 8
