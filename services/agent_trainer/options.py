@@ -33,6 +33,9 @@ class TrainOptions(Frozen):
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of hashed words that are there
     word_noise: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of hashed words that are not
     place_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of decisions, of all their places
+    step_dropout: Annotated[float, Field(ge=0, lt=1)] = (
+        0.3  # of decisions, how many steps were done
+    )
     min_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.9  # of held-out decisions, to publish
     max_wrong: Annotated[float, Field(ge=0, le=1)] = 0.05  # of them, wrong and sure, to publish
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995  # of int8 with f32, to ship int8

@@ -65,7 +65,7 @@ MAX_TRACES = 60  # the newest; more add seconds and no accuracy on chores of thi
 _NUM_HELD_VARIANTS = 8
 _ENOUGH = 30  # demonstrations from which on nothing is made up for
 _MAX_VARIANTS = 60
-_MOST_PLACES, _MOST_WORDS = 0.8, 0.4  # forgotten with next to no demonstrations
+_MOST_PLACES = 0.8  # forgotten with next to no demonstrations
 _GOOD_ENOUGH = 0.003  # held-out loss in nats at which more epochs change nothing
 
 
@@ -240,17 +240,12 @@ def for_few(options: TrainOptions, num_demonstrations: int) -> TrainOptions:
     Few screens are told apart by where things stand, which says nothing of the next one.
     """
     share = min(1.0, num_demonstrations / _ENOUGH)
-
-    def more(usual: float, most: float) -> float:
-        return usual + (1 - share) * max(0.0, most - usual)
-
+    variants = min(round(options.num_variants / share), _MAX_VARIANTS)
+    lacking = max(0.0, _MOST_PLACES - options.place_dropout)
     return options.model_copy(
         update={
-            "num_variants": max(
-                options.num_variants, min(round(options.num_variants / share), _MAX_VARIANTS)
-            ),
-            "place_dropout": more(options.place_dropout, _MOST_PLACES),
-            "word_dropout": more(options.word_dropout, _MOST_WORDS),
+            "num_variants": max(options.num_variants, variants),
+            "place_dropout": options.place_dropout + (1 - share) * lacking,
         }
     )
 
@@ -411,6 +406,7 @@ def _loss(
         # when to stop by the number of steps.
         forgotten_B = torch.rand(len(chosen)) < options.place_dropout
         x_MF[:, places.start : places.stop] *= ~forgotten_B[owner_M][:, None]
+        forgotten_B = torch.rand(len(chosen)) < options.step_dropout
         g_BG[:, forgets.steps.start : forgets.steps.stop] *= ~forgotten_B[:, None]
     logits_MA, finish_B = policy(x_MF, g_BG, owner_M)
     index = owner_M[:, None]

@@ -139,7 +139,6 @@ def test_the_fewer_demonstrations_the_more_is_forgotten_and_made_up():
     assert for_few(usual, 30) == for_few(usual, 60) == usual
     few, fewer = for_few(usual, 10), for_few(usual, 3)
     assert usual.place_dropout < few.place_dropout < fewer.place_dropout < 1
-    assert usual.word_dropout < few.word_dropout < fewer.word_dropout < 1
     assert usual.num_variants < few.num_variants < fewer.num_variants <= 60
     many = usual.model_copy(update={"num_variants": 100, "place_dropout": 0.9})
     assert for_few(many, 3).num_variants == 100
