@@ -35,6 +35,13 @@ class Dataset:
     action_E: NDArray[np.int64]
 
     @property
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        """Return all that it holds."""
+        return (
+            self.x_MF, self.g_EG, self.starts_E, self.counts_E, self.row_E, self.action_E,
+        )  # fmt: skip
+
+    @property
     def num_decisions(self) -> int:
         """Return E."""
         return len(self.g_EG)

@@ -9,8 +9,6 @@ modules never leaves this process.
 import asyncio
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from prometheus_client import Counter, Histogram
 
 from services.agent_trainer import rows
 from services.agent_trainer.child import Line, run_child
+from services.agent_trainer.folders import Folders
 from services.agent_trainer.library import Library
 from services.agent_trainer.options import TrainOptions
 from services.agent_trainer.order import Order
@@ -69,7 +68,7 @@ class AgentTrainer:
         self._artifact_root = data_dir / "artifacts"
         artifacts = Artifacts(self._artifact_root, self.room)
         self.library = Library(artifacts, data_dir / "keys", clock)
-        self._work_dir = data_dir / "trainings"
+        self._folders = Folders(data_dir / "trainings")
         self._options = TrainOptions(seed=settings.seed, num_variants=settings.num_variants)
         self._trained: dict[str, Trained] = {}
         self._forgotten: list[tuple[str, str | None, int]] = []
@@ -85,8 +84,8 @@ class AgentTrainer:
         self.library.load(port)
         self._trained = rows.trained(port.store)
         self._forgotten = rows.forgets(port.store)
-        if not self._stops:  # what a crash left; after a failed handler a training may run
-            await asyncio.to_thread(shutil.rmtree, self._work_dir, ignore_errors=True)
+        if not self._stops:  # after a failed handler a training may run
+            await asyncio.to_thread(self._folders.keep_only, rows.unfinished(port.store))
 
     def handle(self, record: Record, message: Message, effects: Effects) -> None:
         """Take in a routine or a range to forget."""
@@ -172,6 +171,7 @@ class AgentTrainer:
         effects.write("DELETE FROM trained WHERE routine_id = ?", (routine_id,))
         if before is not None:
             self._stop(before.training_id)
+            self._folders.drop(routine_id)
             effects.write(
                 "UPDATE trainings SET state = 'cancelled', reason = ?, ended_ms = ? "
                 "WHERE id = ? AND state = 'asked'",
@@ -217,14 +217,14 @@ class AgentTrainer:
         running = Effects(self.room)
         rows.set_state(job.id, "running", self._clock.time_ms(), running)
         await port.commit(running)
-        self._work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=self._work_dir))
+        folder = await asyncio.to_thread(self._folders.make, routine.routine_id)
+        is_done = False
         try:
             done = await self._train(job, routine, folder, stop)
             if stop.is_set():
                 raise TrainingError("cancelled")
             self._finish(job, routine, folder, done, effects)
-            state, reason = "done", None
+            state, reason, is_done = "done", None, True
         except WatError as error:
             if error.retryable:
                 raise
@@ -234,7 +234,8 @@ class AgentTrainer:
         finally:
             self._stops.pop(job.id, None)
             self._lines.pop(job.id, None)
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            if is_done or not self._is_newest(job.id, routine):
+                await asyncio.to_thread(self._folders.drop, routine.routine_id)
             await self._wake(job.id)
         end: Line = {"event": state} if reason is None else {"event": state, "reason": reason}
         kept = [*(line for line in lines if line.get("event") not in ("done", "failed")), end]
@@ -242,6 +243,10 @@ class AgentTrainer:
         _TRAININGS.labels(state).inc()
         _log.info("training", extra={"outcome": state})
         return effects
+
+    def _is_newest(self, training_id: str, routine: Routine) -> bool:
+        entry = self._trained.get(routine.routine_id)
+        return entry is not None and entry.training_id == training_id
 
     async def _train(self, job: Job, routine: Routine, folder: Path, stop: asyncio.Event) -> Line:
         if routine.level is Level.STRUCTURE:

@@ -30,6 +30,7 @@ __all__ = [
     "save_trained",
     "set_state",
     "trained",
+    "unfinished",
 ]
 
 TABLES = """
@@ -96,6 +97,15 @@ def trained(store: Store) -> dict[str, Trained]:
         )
         for row in rows
     }
+
+
+def unfinished(store: Store) -> set[str]:
+    """Return the routines whose newest training has not made a model."""
+    rows = store.query(
+        "SELECT t.routine_id FROM trained t JOIN trainings s ON s.id = t.training_id "
+        "WHERE s.state != 'done'"
+    )
+    return {routine_id for (routine_id,) in rows}
 
 
 def save_trained(entry: Trained, effects: Effects) -> None:

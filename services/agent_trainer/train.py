@@ -6,7 +6,10 @@ the order's folder. Reads the learner's trace and snapshot artifacts. Exits 0 wh
 reason in its last line, 3 when stdin closes: then the service that wanted the agent is gone.
 
 Two fits. The first, without the held-out traces, says how long to train and how far to trust; the
-second trains on all traces for as long. Held-out figures are the first one's.
+second trains on all traces for as long. Held-out figures are the first one's. Each keeps a
+checkpoint in the folder after every epoch, from which a child that is given the same order goes on.
+
+Longer than 400 lines because a training reads best in one piece.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -25,8 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch.optim.adamw import adamw
 
+from services.agent_trainer.adam import Adam
+from services.agent_trainer.checkpoint import Checkpoint, FitState, key_of
 from services.agent_trainer.dataset import Dataset, build, split, variants
 from services.agent_trainer.demonstrations import Chore, read_chore
 from services.agent_trainer.evaluate import Judged, calibrate, decide_all, judge, rows_of
@@ -48,16 +52,7 @@ from shared.manifest import ABI_VERSION, EMITTER_VERSION, Network
 from shared.schemas import Level, Snapshot, Trace
 from shared.topics import Room
 
-__all__ = [
-    "MAX_TRACES",
-    "Adam",
-    "Fitted",
-    "Forgettable",
-    "check_good_enough",
-    "fit",
-    "for_few",
-    "train",
-]
+__all__ = ["MAX_TRACES", "Fitted", "Forgettable", "check_good_enough", "fit", "for_few", "train"]
 
 T = TypeVar("T", Trace, Snapshot)
 
@@ -162,7 +157,18 @@ def train(order: Order) -> None:
     forgets = Forgettable(HASHED_ELEMENT_FEATURES, HASHED_CONTEXT_FEATURES, range(0), range(0))
     if chore.reading is not None:
         forgets = Forgettable(GOAL_HASHED_ELEMENT, GOAL_HASHED_CONTEXT, GOAL_PLACES, GOAL_NUM_STEPS)
-    trial = fit(network, learn_data, held_data, options, forgets=forgets)
+    everything = learn_data.joined(held_data)
+    key = key_of(
+        (*everything.arrays, np.array(learn_data.num_decisions)),
+        options.digest, network.model_dump_json(), git_revision(),
+    )  # fmt: skip
+
+    def checkpoint(name: str) -> Checkpoint:
+        return Checkpoint(order.folder / f"{name}.safetensors", key)
+
+    trial = fit(
+        network, learn_data, held_data, options, forgets=forgets, checkpoint=checkpoint("trial")
+    )
     held_judged = judge(decide_all(trial.policy, held_data), held_data)
     shown_judged = judge(decide_all(trial.policy, as_shown), as_shown)
     calibrated = calibrate(held_judged, options.min_margin)
@@ -170,8 +176,10 @@ def train(order: Order) -> None:
     check_good_enough(held_judged, threshold, options)
 
     say(event="fitting", on="all demonstrations", num_epochs=trial.num_epochs)
-    everything = learn_data.joined(held_data)
-    final = fit(network, everything, None, options, forgets=forgets, num_epochs=trial.num_epochs)
+    final = fit(
+        network, everything, None, options, forgets=forgets, num_epochs=trial.num_epochs,
+        checkpoint=checkpoint("final"),
+    )  # fmt: skip
     if not any(d.final for d in chore.demonstrations):
         final.policy.never_finish()
     wrong, abstained = held_judged.shares(threshold)
@@ -281,44 +289,6 @@ def _parsed(model: type[T], untrusted: bytes, what: str) -> T:
         raise TrainingError(f"a {what} does not fit its schema: find the routine anew") from error
 
 
-class Adam:
-    """AdamW over torch's own kernel.
-
-    `torch.optim.AdamW` is not used: building one imports torch's compiler, which doubles the time
-    a small training takes (23 s against 12 s for torch itself, two loaded cores, November 2026).
-    Source: Loshchilov & Hutter, Decoupled Weight Decay Regularization, 2019.
-    """
-
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], options: TrainOptions) -> None:
-        self._parameters = list(parameters)
-        self._options = options
-        self._means = [torch.zeros_like(p) for p in self._parameters]
-        self._squares = [torch.zeros_like(p) for p in self._parameters]
-        self._steps = [torch.zeros(()) for _ in self._parameters]
-
-    @torch.no_grad()
-    def step(self, factor: float) -> None:
-        """Move the parameters along their gradients; `factor` scales the learning rate."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        assert len(gradients) == len(self._parameters)
-        adamw(
-            list[torch.Tensor](self._parameters),
-            gradients,
-            self._means,
-            self._squares,
-            [],
-            self._steps,
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self._options.learning_rate * factor,
-            weight_decay=self._options.weight_decay,
-            eps=1e-8,
-            maximize=False,
-        )
-
-
 def fit(
     network: Network,
     data: Dataset,
@@ -327,24 +297,30 @@ def fit(
     *,
     forgets: Forgettable,
     num_epochs: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Fit a new policy. With `held` stop early and keep the best epoch's weights, else train on.
 
-    Raises Diverged where the loss is not a number.
+    With a `checkpoint` go on from it and keep it after each epoch; the result is the same.
+    Raises Diverged where the loss is not a number, TrainingError for a full disk.
     """
     torch.manual_seed(options.seed)
-    rng = np.random.default_rng(options.seed)
     policy = Policy(network)
     policy.ignore(np.any(data.x_MF, axis=0), np.any(data.g_EG, axis=0))
+    best = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     optimiser = Adam(policy.parameters(), options)
-    best, best_rank, best_epoch = policy.state_dict(), (0.0, -float("inf")), 0
+    state = FitState(policy, optimiser, np.random.default_rng(options.seed), best, [], [], [])
     least = math.ceil(options.min_steps * options.batch_size / max(1, data.num_decisions))
-    least, is_trial = max(options.min_epochs, least), held is not None
+    least = max(options.min_epochs, least)
     num_epochs = num_epochs or max(options.num_epochs, least)
-    fitted = Fitted(policy, 0, [], [], [])
-    for epoch in range(1, num_epochs + 1):
+    if checkpoint is not None and checkpoint.read(state):
+        say(event="resumed", epoch=len(state.losses))
+        for epoch in range(1, len(state.losses) + 1):
+            _say_epoch(state, epoch)
+    while len(state.losses) < num_epochs and not _is_good(state, least, options):
+        epoch = len(state.losses) + 1
         policy.train()
-        order = rng.permutation(data.num_decisions)
+        order = state.rng.permutation(data.num_decisions)
         total = 0.0
         for first in range(0, len(order), options.batch_size):
             chosen = order[first : first + options.batch_size]
@@ -356,31 +332,48 @@ def fit(
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimiser.step(0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / num_epochs))
             total += loss.item() * len(chosen)
-        fitted.losses.append(total / len(order))
-        fitted.num_epochs = epoch
-        progress = {"event": "epoch", "epoch": epoch, "loss": round(fitted.losses[-1], 5)}
-        if held is None:
-            say(**progress)
-            continue
-        with torch.no_grad():
-            policy.eval()
-            loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None, forgets))
-        accuracy = judge(decide_all(policy, held), held).accuracy
-        fitted.held_out_losses.append(loss_held)
-        fitted.held_out_accuracies.append(accuracy)
-        say(**progress, held_out_loss=round(loss_held, 5), held_out_accuracy=round(accuracy, 4))
-        if (accuracy, -loss_held) > best_rank:
-            best_rank, best_epoch = (accuracy, -loss_held), epoch
-            best = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-        if accuracy == 1 and loss_held < _GOOD_ENOUGH:
-            break
-        if epoch >= max(least, best_epoch + options.patience):
-            break
-    if is_trial:
-        policy.load_state_dict(best)
-        fitted.num_epochs = max(best_epoch, least)
+        state.losses.append(total / len(order))
+        if held is not None:
+            with torch.no_grad():
+                policy.eval()
+                loss_held = float(_loss(policy, held, np.arange(held.num_decisions), None, forgets))
+            state.held_out_losses.append(loss_held)
+            state.held_out_accuracies.append(judge(decide_all(policy, held), held).accuracy)
+            if _best_epoch(state) == epoch:
+                state.best = {name: t.clone() for name, t in policy.state_dict().items()}
+        _say_epoch(state, epoch)
+        if checkpoint is not None:
+            checkpoint.write(state)
+    if held is not None:
+        policy.load_state_dict(state.best)
+        num_epochs = max(_best_epoch(state), least)
     policy.round()
-    return fitted
+    return Fitted(
+        policy, num_epochs, state.losses, state.held_out_losses, state.held_out_accuracies
+    )
+
+
+def _best_epoch(state: FitState) -> int:
+    """Return the epoch with the most right held-out decisions, of equals the one of least loss."""
+    ranks = zip(state.held_out_accuracies, (-x for x in state.held_out_losses), strict=True)
+    return max(enumerate(ranks, 1), key=lambda numbered: numbered[1])[0]
+
+
+def _is_good(state: FitState, least: int, options: TrainOptions) -> bool:
+    """Tell whether more epochs would change nothing, by the held-out decisions."""
+    if not state.held_out_losses:
+        return False
+    if state.held_out_accuracies[-1] == 1 and state.held_out_losses[-1] < _GOOD_ENOUGH:
+        return True
+    return len(state.losses) >= max(least, _best_epoch(state) + options.patience)
+
+
+def _say_epoch(state: FitState, epoch: int) -> None:
+    figures = {"loss": round(state.losses[epoch - 1], 5)}
+    if state.held_out_losses:
+        figures["held_out_loss"] = round(state.held_out_losses[epoch - 1], 5)
+        figures["held_out_accuracy"] = round(state.held_out_accuracies[epoch - 1], 4)
+    say(event="epoch", epoch=epoch, **figures)
 
 
 def _loss(

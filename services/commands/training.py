@@ -1,4 +1,4 @@
-"""`wat train` and `wat trainings`: ask for a training, follow, cancel and look back on it."""
+"""`wat routines train` and `wat trainings`: ask for one, follow, cancel and look back on it."""
 
 import re
 import time
@@ -105,7 +105,7 @@ def follow(training: Named) -> None:
 
 @app.command()
 def cancel(training: Named) -> None:
-    """End a training; the model that was there before stays."""
+    """End a training; the model before it stays, and `wat routines train` goes on with it."""
     from services.client import Rooms
 
     with Rooms() as rooms:

@@ -273,6 +273,42 @@ async def test_with_auto_train_a_proposal_is_enough_and_it_can_be_cancelled(tmp_
         assert (await desk.http.get("/trainings/none")).status_code == 404
 
 
+@pytest.mark.slow
+async def test_a_cancelled_training_goes_on_when_it_is_asked_for_again_and_not_when_forgotten(
+    tmp_path,
+):
+    folders = tmp_path / "data" / "trainings"
+    async with desk_in(tmp_path, **QUICK) as desk:
+        record = await desk.learn(num=5)
+        again = record.model_copy(update={"train": 1, "revision": 2})
+
+        async def kept():
+            return list(folders.glob("*/trial.safetensors"))
+
+        async def cancel_when_kept():
+            await desk.until(kept)
+            [running] = [t for t in await desk.trainings() if t["state"] == "running"]
+            await desk.http.post(f"/trainings/{running['id']}/cancel")
+
+        await desk.publish(record)
+        await cancel_when_kept()
+        await desk.ended()
+        assert await kept()
+        await desk.publish(again)
+        newest, _ = await desk.ended(2)
+        assert newest["state"] == "done", newest["reason"]
+        assert any(line["event"] == "resumed" for line in desk.logic.told(newest["id"]))
+        assert not list(folders.iterdir())
+
+        await desk.publish(again.model_copy(update={"train": 2, "revision": 3}))
+        await cancel_when_kept()
+        await desk.ended(3)
+        await desk.forget()
+        await desk.settled()
+        assert await desk.trainings() == []
+        assert not list(folders.iterdir())
+
+
 async def test_it_is_trained_again_only_for_twice_the_support_or_when_asked(tmp_path):
     async with desk_in(tmp_path) as desk:
         traces, _ = demonstrations(4)

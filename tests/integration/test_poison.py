@@ -2,32 +2,19 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from shared.bus import Effects, open_bus
+from shared.bus import Effects
 from shared.bus.base import Outgoing
 from shared.schemas import encode, headers_of
 from shared.topics import Room
 from tests.contract.records import ui_event
-from tests.kafka.broker import Broker
 from tests.unit.shared.rooms import House
 
 NUM, EVERY = 2_000, 100
 KINDS = ("type", "json", "version", "headers", "fails")
 POISONED = range(EVERY // 2, NUM, EVERY)
-
-
-@pytest.fixture(params=["log", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow])])
-async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path)
-    if request.param == "kafka":
-        broker: Broker = request.getfixturevalue("kafka")
-        house.bus = open_bus(f"kafka://{broker.address}", tmp_path, house.clock)
-    yield house
-    await house.close()
 
 
 def poison(kind: str, seq: int) -> Outgoing:

@@ -1,7 +1,6 @@
 """How far a room has come, on both transports: what waits, since when, what fails, what jobs do."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -9,27 +8,16 @@ import pytest
 from prometheus_client import REGISTRY
 
 from shared.api import create_app
-from shared.bus import Effects, open_bus
+from shared.bus import Effects
 from shared.progress import ProgressMeter
 from shared.topics import Room, Topic
 from tests.contract.records import run_outcome
-from tests.kafka.broker import Broker
 from tests.unit.shared.rooms import Counting, House
 
 pytestmark = pytest.mark.timeout(180)
 
 TOKEN = "t" * 43
 INPUTS = (Topic.RUNS, Topic.RAW_EVENTS)
-
-
-@pytest.fixture(params=["log", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.slow])])
-async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path)
-    if request.param == "kafka":
-        broker: Broker = request.getfixturevalue("kafka")
-        house.bus = open_bus(f"kafka://{broker.address}", tmp_path, house.clock)
-    yield house
-    await house.close()
 
 
 def metric(name: str, **labels: str) -> float | None:

@@ -1,9 +1,10 @@
 """How a training ends early: by a limit of time or memory, with the reason; and a kill, which not.
 
-Real child processes and, for the kill, a real service on the embedded log.
+Real child processes and, for one kill, a real service on the embedded log.
 """
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -18,34 +19,50 @@ from shared.bus import Effects, open_bus
 from shared.clock import SystemClock
 from shared.errors import TrainingError
 from shared.module import parse
-from shared.schemas import ModelCard, ModelStatus, RoutineStatus, decode
-from shared.topics import Room, Topic
-from tests.unit.agent_trainer.club import demonstrations, routine
+from shared.schemas import ModelStatus, RoutineStatus
+from shared.topics import Room
+from tests.unit.agent_trainer.process import TrainerProcess, cards, shown
 
 # A child loads torch, which a busy machine makes slow.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 
 ENDLESS = TrainOptions(num_variants=20, num_epochs=500, patience=100, min_epochs=500)
+SHORT = TrainOptions(num_variants=2)
+OUTPUTS = ("module.wasm", "weights.safetensors", "network.onnx")
 
 
 def ordered(root: Path, options: TrainOptions = ENDLESS, **limits: int) -> Order:
-    """Return an order on the club's demonstrations, kept under `root` as the learner does."""
-    traces, snapshots = demonstrations(5)
-    files, effects = Artifacts(root, Room.TASK_LEARNER), Effects(Room.TASK_LEARNER)
-    for snapshot in snapshots.values():
-        files.put(snapshot.model_dump_json().encode(), effects)
-    digests = [files.put(t.model_dump_json().encode(), effects) for t in traces]
+    """Return an order on the club's demonstrations, kept under `root`."""
     return Order(
-        routine=routine(traces, digests), options=options, data_digest="0" * 64, artifacts=root,
+        routine=shown(root, 5), options=options, data_digest="0" * 64, artifacts=root,
         folder=root, **{"cpu_limit_s": 300, "memory_limit_bytes": 4 << 30, **limits},
     )  # fmt: skip
 
 
-async def trained(order: Order, wall_limit_s: float = 900) -> dict[str, object]:
-    return await run_child(
-        order.model_dump_json(), on_line=lambda line: None, wall_limit_s=wall_limit_s,
+async def trained(order: Order, wall_limit_s: float = 900) -> list[dict[str, object]]:
+    """Train as ordered; return the child's lines."""
+    lines: list[dict[str, object]] = []
+    await run_child(
+        order.model_dump_json(), on_line=lines.append, wall_limit_s=wall_limit_s,
         stop=asyncio.Event(),
     )  # fmt: skip
+    return lines
+
+
+async def killed_at(order: Order, number: int) -> None:
+    """Begin to train and end the child with SIGKILL at its so many-th epoch."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.agent_trainer.train",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    child.stdin.write(order.model_dump_json().encode() + b"\n")
+    async for line in child.stdout:
+        number -= json.loads(line)["event"] == "epoch"
+        if not number:
+            break
+    child.kill()
+    await child.wait()
 
 
 @pytest.mark.parametrize(
@@ -65,62 +82,52 @@ async def test_a_limit_ends_a_training_and_the_reason_says_what_to_raise(
     assert not (tmp_path / "module.wasm").exists()
 
 
-async def test_a_killed_service_trains_anew_and_makes_the_module_that_an_undisturbed_one_makes(
-    tmp_path,
-):
-    data, options = tmp_path / "data", TrainOptions(num_variants=2)
-    data.mkdir(mode=0o700)
-    order = ordered(data / "artifacts", options)
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("WAT_")},
-        "WAT_DATA_DIR": str(data), "WAT_CONFIG_DIR": str(tmp_path / "config"),
-        "WAT_AGENT_TRAINER_NUM_VARIANTS": "2", "WAT_BUS_URL": f"log:{data / 'log'}",
-    }  # fmt: skip
+async def test_a_training_killed_in_either_fit_goes_on_and_makes_the_very_same_files(tmp_path):
+    order = ordered(tmp_path / "artifacts", SHORT)
+    folders = {name: tmp_path / name for name in ("undisturbed", "trial", "final")}
+    orders = {k: order.model_copy(update={"folder": folder}) for k, folder in folders.items()}
+    for folder in folders.values():
+        folder.mkdir()
+    lines = await trained(orders["undisturbed"])
+    num_trial = [line["event"] for line in lines if line["event"] in ("epoch", "fitting")].index(
+        "fitting"
+    )
+    for name, number in (("trial", 3), ("final", num_trial + 3)):
+        await killed_at(orders[name], number)
+        assert not (folders[name] / "module.wasm").exists()
+        again = await trained(orders[name])
+        resumed = [line["epoch"] for line in again if line["event"] == "resumed"]
+        assert len(resumed) == (1 if name == "trial" else 2)
+        assert resumed[-1] >= 2  # the epoch that was told may not have been kept
+        for output in OUTPUTS:
+            made, expected = (folders[k] / output for k in (name, "undisturbed"))
+            assert made.read_bytes() == expected.read_bytes(), output
 
-    async def trainer() -> asyncio.subprocess.Process:
-        with (tmp_path / "trainer.log").open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services", "serve", "agent-trainer", "--port", "0",
-                env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
 
-    bus = open_bus(environment["WAT_BUS_URL"], data, SystemClock())
+async def test_a_killed_service_goes_on_with_the_training_and_leaves_nothing_of_it(tmp_path):
+    bus_url = f"log:{tmp_path / 'data' / 'log'}"
+    trainer = TrainerProcess(tmp_path, bus_url, WAT_AGENT_TRAINER_NUM_VARIANTS="2")
+    order = ordered(trainer.data / "artifacts", SHORT)
+    bus = open_bus(bus_url, trainer.data, SystemClock())
     port = await bus.open_port(Room.TASK_LEARNER, (), ARTIFACT_TABLE, "")
     effects = Effects(Room.TASK_LEARNER)
     effects.publish(order.routine.model_copy(update={"status": RoutineStatus.APPROVED}))
     await port.commit(effects)
-
-    async def cards() -> list[ModelCard]:
-        found = []
-        for partition, (at, end) in (await bus.bounds(Topic.MODELS)).items():
-            for message in await bus.read(Topic.MODELS, partition, at, end - at):
-                found.append(decode(message.value, message.headers))
-        return found
-
-    process = await trainer()
     try:
-        async with asyncio.timeout(300):
-            while not any((data / "trainings").glob("*")):
-                await asyncio.sleep(0.02)
-        process.kill()
-        await process.wait()
-        assert await cards() == []
-        process = await trainer()
-        async with asyncio.timeout(900):
-            while not (made := await cards()):
-                assert process.returncode is None, (tmp_path / "trainer.log").read_text()
-                await asyncio.sleep(0.2)
+        async with trainer:
+            await trainer.until(lambda: trainer.has_kept("trial.safetensors"), 300)
+            await trainer.kill()
+            assert await cards(bus) == []
+            assert await trainer.has_kept("trial.safetensors")
+            await trainer.start()
+            [card] = await trainer.until(lambda: cards(bus), 900)
+            assert not list((trainer.data / "trainings").iterdir())
     finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
         await port.close()
         await bus.close()
-    [card] = made
     assert card.status is ModelStatus.READY, card.reason
-    module = Artifacts(data / "artifacts", Room.AGENT_TRAINER).get(card.artifact)
+    module = Artifacts(trainer.data / "artifacts", Room.AGENT_TRAINER).get(card.artifact)
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     await trained(order.model_copy(update={"folder": undisturbed, "data_digest": card.data_digest}))
-    again = (undisturbed / "module.wasm").read_bytes()
-    assert parse(module).sections == parse(again).sections
+    assert parse(module).sections == parse((undisturbed / "module.wasm").read_bytes()).sections
