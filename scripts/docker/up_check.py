@@ -2,8 +2,9 @@
 
 `up_check.py LOG.jsonl.gz COMPOSE…`: COMPOSE is the compose command of the stack. On the way one
 process of each service is killed with -9. Holds if every event stands on its topic once, one agent
-was trained, and the application holds the orders that were asked for and no other. Needs Python
-alone; says what it measures, and ends with 1 at the first thing that does not hold.
+was trained, the application holds the orders that were asked for and no other, and the example of a
+consumer reads that they are done. Needs Python alone; says what it measures, and ends with 1 at the
+first thing that does not hold.
 """
 
 import gzip
@@ -285,6 +286,20 @@ def act(stack: Stack, routine: dict[str, Any]) -> None:
     )
 
 
+def follow(stack: Stack) -> None:
+    """Read how the records ended as the documentation's consumer does, as the user `downstream`."""
+    example = (Path(__file__).parents[2] / "docs/examples/follow_runs.py").read_text()
+    login = ("kafka:9092", "downstream", "/config/kafka/downstream")
+    said = stack.compose(
+        "exec", "-T", "task-learner", "timeout", "30", "python", "-", *login,
+        stdin=example, check=False,
+    )  # fmt: skip
+    records = {tuple(line.split()[:2]) for line in said.splitlines() if line.endswith(" done")}
+    if len(records) != NUM_RECORDS:
+        raise CheckError(f"the example consumer read {said!r}, wanted {NUM_RECORDS} records done")
+    say(f"downstream: {NUM_RECORDS} records done, read by the example consumer")
+
+
 def _orders(stack: Stack) -> list[dict[str, str]] | None:
     text = stack.compose("exec", "-T", "desk", "cat", _ORDERS, check=False)
     return json.loads(text) if text else None
@@ -302,6 +317,7 @@ def main() -> int:
         stack.kill("kafka", "java")
         train(stack, routine)
         act(stack, routine)
+        follow(stack)
     except (CheckError, OSError) as error:
         say(f"does not hold: {error}")
         return 1

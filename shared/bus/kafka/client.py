@@ -118,8 +118,9 @@ async def started(make: Callable[[], T]) -> T:
             await stopped(client)
             if time.monotonic() >= deadline:
                 raise BusUnavailable(
-                    f"no broker answers at the address of WAT_BUS_URL ({error!r}): start it, or "
-                    "correct the address"
+                    f"no broker answers at the address of WAT_BUS_URL ({error!r}): start it, "
+                    "correct the address, or, where the broker has accounts, add "
+                    "?user=NAME&password_file=PATH"
                 ) from error
             _log.warning("waiting for the broker")
             await asyncio.sleep(_START_RETRY_S)
