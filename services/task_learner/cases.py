@@ -36,6 +36,10 @@ _ROUNDS = 6
 _OPEN = 3  # cases of one family that may be open
 _TELLING = 1.5  # nats that texts must tell where neither layout nor order does
 _MOST_TEXT, _MOST_PACE, _MOST_CHAIN = 8.0, 4.0, 5.0  # nats that one kind of evidence is worth
+_TYPED = 3.0  # guess of the log odds that what was typed or chosen is not the end
+_FIRST_TEXT = 1.0  # nats against one case that texts are worth before it is known which ones stay
+_LONG = 0.8  # share of the pauses within cases that are shorter than what a pause between is
+_MEET = 0.75  # share of a step's beginnings that follow ends of one family: inside of cases
 _CLEAR = 2.0  # nats of texts from which on a pause teaches what pauses are like
 _LEAST = 5  # pauses of a kind to learn from
 _FAINT = 0.004  # probability of a pause that was never seen
@@ -251,7 +255,42 @@ def _labels(log: _Log) -> list[int]:
     for _ in range(_ROUNDS):
         labels, told = _round(log, told, paces, chained)
         paces, chained = told.paces() or paces, True
-    return labels
+    return _joined(log, labels, paces)
+
+
+def _joined(log: _Log, labels: Sequence[int], paces: Sequence[float]) -> list[int]:
+    """Make one case of two where those of one family nearly always go on from another's.
+
+    The screens of the two have no text in common; the pause between must be one within a case.
+    """
+    last: dict[int, int] = {}
+    for now, case in enumerate(labels):
+        last[case] = now
+    begins = Counter(log.steps[case] for case in last)
+    ended: dict[int, int] = {}  # by family, the newest end of a case
+    ends = {at: case for case, at in last.items()}
+    meetings: dict[tuple[int, _Key], list[tuple[int, int]]] = defaultdict(list)
+    for now, family in enumerate(log.families):
+        if labels[now] == now:
+            for other, at in ended.items():
+                if other != family and paces[log.pace(now, at)] > 0:
+                    meetings[other, log.steps[now]].append((labels[at], now))
+        if now in ends:
+            ended[family] = now
+    into: dict[int, int] = {}
+    done: set[_Key] = set()
+    for (_, step), pairs in sorted(meetings.items(), key=lambda m: -len(m[1])):
+        whole = {first: second for first, second in reversed(pairs)}  # one goes on once
+        if step not in done and len(whole) >= max(_LEAST - 2, _MEET * begins[step]):
+            done.add(step)
+            into.update({second: first for first, second in whole.items()})
+
+    def root(case: int) -> int:
+        while case in into:
+            case = into[case]
+        return case
+
+    return [root(case) for case in labels]
 
 
 def _first_paces(log: _Log) -> list[float]:
@@ -262,6 +301,8 @@ def _first_paces(log: _Log) -> list[float]:
     """
     counts = _Counts()
     pairs: list[int] = []
+    inner: list[int] = []
+    outer: list[int] = []
     last: dict[int, int] = {}
     for now, family in enumerate(log.families):
         before = last.get(family)
@@ -273,7 +314,12 @@ def _first_paces(log: _Log) -> list[float]:
         evidence = _by_texts(log, counts, now, before)
         if evidence >= _CLEAR:
             counts.inside[pace] += 1
+            inner.append(pace % NUM_BINS)
         elif evidence <= -_CLEAR:
+            outer.append(pace)
+    usual = sorted(inner)[int(len(inner) * _LONG)] if inner else 0
+    for pace in outer:
+        if pace % NUM_BINS >= usual:
             counts.between[pace] += 1
     if (found := counts.paces()) is not None:
         return found
@@ -349,12 +395,12 @@ def _odds(
     """Return the log odds that an action goes on with the case that `before` is the end of."""
     odds = _by_texts(log, told, now, before)
     last, step, family = log.exact[before], log.exact[now], log.families[now]
-    known = chained and log.families[before] != family and told.chains[last][step] >= _LEAST - 2
-    if not newest and not known and odds < _TELLING:
+    pace = max(-_MOST_PACE, min(_MOST_PACE, paces[log.pace(now, before)]))
+    if not newest and odds < _TELLING:
         return -math.inf
-    odds += max(-_MOST_PACE, min(_MOST_PACE, paces[log.pace(now, before)]))
     if not chained:
-        return odds
+        return max(odds, -_FIRST_TEXT) + pace + (_TYPED if log.typed[before] else 0.0)
+    odds += pace
     on, begins = told.goes_on[last], told.families[family]
     near = log.steps[now]
     into = (told.chains[last][step] + told.chains[last][near] / (on + 1) + 0.1) / (on + 1)
