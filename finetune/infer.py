@@ -17,7 +17,7 @@ from adapter import merge_adapter
 from convert_base import load_base
 from examples import encode, fim_context, fim_sentinels, start_ids
 
-QUERY_CHARS = 600  # before a gap, and half as many after it, choose the passages shown
+CHARS_A_TOKEN = 32  # more than a token of source code has: what is further away is not coded
 
 
 def load(
@@ -54,7 +54,7 @@ def fim_order(run: Path) -> str:
 
 def plain_prompt(tokenizer: Any, prefix: str, room: int) -> list[int]:
     """Return the ids of a text to continue, cut from the left."""
-    ids = encode(tokenizer, prefix)
+    ids = encode(tokenizer, prefix[-CHARS_A_TOKEN * room :])
     return [*start_ids(tokenizer), *ids[-room:]]
 
 
@@ -68,8 +68,8 @@ def fim_prompt(
     """
     first = encode(tokenizer, f"{shown}\n\n")[: room // 2] if shown else []
     room -= len(first)
-    after = encode(tokenizer, suffix)[: room // 3]
-    before = encode(tokenizer, prefix)[-(room - len(after)) :]
+    after = encode(tokenizer, suffix[: CHARS_A_TOKEN * room])[: room // 3]
+    before = encode(tokenizer, prefix[-CHARS_A_TOKEN * room :])[-(room - len(after)) :]
     asked = fim_context(fim_sentinels(tokenizer), order, before, after)
     return [*start_ids(tokenizer), *first, *asked]
 

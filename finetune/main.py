@@ -38,7 +38,7 @@ from tqdm import tqdm
 import adapter
 import attention
 import state
-from convert_base import load_base
+from convert_base import load_base, load_tokenizer
 from corpus import Corpus, num_tokens
 from examples import ORDERS, Row, fim_sentinels, plain_rows, share_out
 from losses import chunked_nll
@@ -234,6 +234,8 @@ def wants_fsdp(options: Options, model: Any, device: torch.device, world: int) -
 def main(options: Options) -> dict[str, Any]:
     """Train once; return what result.json says."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    # Before there are threads or a GPU in this process: many documents are read by forked ones.
+    corpus = Corpus.load(options, load_tokenizer(options.base, options.download), on_gpu(options))
     device = pick_device(options)
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
@@ -244,7 +246,6 @@ def main(options: Options) -> dict[str, Any]:
     stop = {"asked": False}
     signal.signal(signal.SIGTERM, lambda *_: stop.update(asked=True))
     setup = build(options, device, world)
-    corpus = Corpus.load(options, setup.tokenizer, device)
     try:
         return train(options, setup, corpus, rank, world, lambda: stop["asked"])
     finally:
@@ -461,11 +462,17 @@ def described(options: Options, setup: Setup, corpus: Corpus, world: int) -> str
     return json.dumps(told, indent=2) + "\n"
 
 
+def on_gpu(options: Options) -> bool:
+    """Say whether the run is on a GPU."""
+    wanted = options.device
+    return wanted.startswith("cuda") or (wanted == "auto" and torch.cuda.is_available())
+
+
 def pick_device(options: Options) -> torch.device:
     """Return this process's device and make it the current one."""
     if options.device != "auto":
         return torch.device(options.device)
-    if not torch.cuda.is_available():
+    if not on_gpu(options):
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)

@@ -23,6 +23,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -270,7 +271,10 @@ def signature(text: str) -> MinHash:
 
 
 def without_duplicates(
-    documents: list[Document], jaccard: float, dropped: Counter[str]
+    documents: list[Document],
+    jaccard: float,
+    dropped: Counter[str],
+    sign: Callable[[str], MinHash] = signature,
 ) -> list[Document]:
     """Keep the first of every group of equal or nearly equal texts."""
     seen: set[str] = set()
@@ -279,7 +283,7 @@ def without_duplicates(
     kept = []
     for document in documents:
         exact = " ".join(document.text.split())
-        made = signature(document.text)
+        made = sign(document.text)
         near = [p for p in index.query(made) if signatures[p].jaccard(made) >= jaccard]
         if exact in seen or near:
             dropped["duplicate" if exact in seen else "near duplicate"] += 1

@@ -17,6 +17,7 @@ from prepare_dataset import Options, git, read_folder, read_tree, select
 
 PASSAGE_LINES, OVERLAP_LINES = 40, 10
 PASSAGES = 2  # shown beside a gap
+QUERY_CHARS = 600  # before a gap, and half as many after it, choose the passages shown
 
 
 @dataclass(frozen=True)

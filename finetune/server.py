@@ -35,7 +35,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import infer
 from protocol import Chat, Common, Completion
-from retrieve import Index, as_text
+from retrieve import QUERY_CHARS, Index, as_text
 
 log = logging.getLogger("finetune.server")
 
@@ -158,7 +158,7 @@ class Assistant:
         """Return the ids of a completion request."""
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[0]
         room = self.room(request.max_tokens or 64)
-        around = prompt[-infer.QUERY_CHARS :] + (request.suffix or "")[: infer.QUERY_CHARS // 2]
+        around = prompt[-QUERY_CHARS:] + (request.suffix or "")[: QUERY_CHARS // 2]
         shown = self.passages(around, request.context_passages or 0)
         if request.suffix:
             return infer.fim_prompt(self.tokenizer, prompt, request.suffix, room, self.order, shown)

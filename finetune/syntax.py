@@ -107,7 +107,7 @@ def cut_spans(text: str, language: str, seed: int) -> list[tuple[int, int]]:
             inline.add((len(text[:start].rstrip()), end))
     chosen = sorted(inline)
     random.Random(seed).shuffle(chosen)  # noqa: S311 - a choice of training cuts, not a secret
-    return sorted(whole | set(chosen[: max(len(whole), 4)]))
+    return sorted(whole | set(chosen[: max(len(whole) // 2, 4)]))
 
 
 def paragraphs(text: str) -> list[tuple[int, int]]:

@@ -174,7 +174,7 @@ def test_plain_loop_agrees_to_three_decimals_over_25_steps(base, dataset, tmp_pa
     adapter.save_adapter(start, state_now, str(base), opts.rank, float(opts.rank), False)
     plain, tokenizer = load_base(str(base), torch.float32)
     reference = PeftModel.from_pretrained(plain, str(start), is_trainable=True)
-    corpus = main.Corpus.load(opts, tokenizer, torch.device("cpu"))
+    corpus = main.Corpus.load(opts, tokenizer, on_gpu=False)
     wanted = []
     parameters = [p for p in reference.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=opts.weight_decay)
@@ -208,7 +208,7 @@ def test_resumed_run_equals_the_uninterrupted_one(base, dataset, tmp_path):
     calls = iter([False, False, False, True])
     setup = main.build(parts, torch.device("cpu"), 1)
     torch.manual_seed(parts.seed)
-    corpus = main.Corpus.load(parts, setup.tokenizer, torch.device("cpu"))
+    corpus = main.Corpus.load(parts, setup.tokenizer, on_gpu=False)
     setup = main.build(parts, torch.device("cpu"), 1)
     first = main.train(parts, setup, corpus, 0, 1, lambda: next(calls))
     assert first["outcome"] == "interrupted"
