@@ -8,6 +8,7 @@ FT_SOURCE ?= .
 FT_DATA ?= var/finetune/dataset
 FT_RUN ?= var/finetune/run
 FT_BASE ?= smollm2
+FT_FORMATS ?= adapter
 # On a machine without a GPU, where the PyTorch index is reachable: FT_TORCH_BACKEND=cpu
 FT_TORCH_BACKEND ?=
 
@@ -28,7 +29,7 @@ endif
 
 finetune: $(FT_READY) ## train the code assistant on FT_SOURCE (this repository): data, training, report, export
 	@$(FT_PY) $(FT)/walk.py $(FT_SOURCE) --data $(FT_DATA) --run $(FT_RUN) --base $(FT_BASE) \
-	  --eval_flags "$(FT_EVAL_FLAGS)" -- $(FT_FLAGS)
+	  --formats $(FT_FORMATS) --eval_flags "$(FT_EVAL_FLAGS)" -- $(FT_FLAGS)
 
 finetune-serve: $(FT_READY) ## answer questions with the trained assistant on 127.0.0.1:8765
 	@$(FT_PY) $(FT)/server.py --run $(FT_RUN) --source $(FT_SOURCE)

@@ -1,6 +1,6 @@
 """The whole way in one command: source, training, report, export; what `make finetune` runs.
 
-    walk.py SOURCE --data DIR --run DIR [--base smollm2] [-- flags of main.py]
+    walk.py SOURCE --data DIR --run DIR [--base smollm2] [--formats adapter] [-- flags of main.py]
 
 The parts are processes forked from one that has loaded the libraries and converted the base while
 the data was prepared. Where there is a GPU the base is measured while it is trained, and the result
@@ -47,7 +47,7 @@ def run(context: Any, programs: list[list[str]], beside: bool) -> None:
         for (name, *_), process in zip(programs, running, strict=True):
             process.join()
             if process.exitcode:
-                raise SystemExit(f"{name} failed")
+                raise SystemExit(f"{name} failed (exit code {process.exitcode})")
     finally:
         for process in running:
             if process.is_alive():
@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> dict:
     parser.add_argument("--run", default="var/finetune/run")
     parser.add_argument("--base", default="smollm2")
     parser.add_argument("--eval_flags", default="", help="flags of evaluate.py, one string")
+    parser.add_argument("--formats", default="adapter", help="of export.py; others cost minutes")
     more = arguments.index("--") if "--" in arguments else len(arguments)
     given = parser.parse_args(arguments[:more])
     began = time.monotonic()
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> dict:
     train += arguments[more + 1 :]
     parts = {
         "training": [train, [*measure, "--base", given.base, "--dataset_path", given.data]],
-        "report and export": [["export", "--run", given.run], measure],
+        "report and export": [["export", "--run", given.run, "--formats", given.formats], measure],
     }
     for name, programs in parts.items():
         at = time.monotonic()

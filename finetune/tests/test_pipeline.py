@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import main
+from export import FORMATS
 
 SOURCE = Path(main.__file__).resolve().parent
 
@@ -31,7 +32,7 @@ def program(name, *flags):
 def walk(folder, source, base, train_flags, evaluate_flags):
     data, run = folder / "data", folder / "run"
     whole = ["--data", data, "--run", run, "--base", base, "--eval_flags", " ".join(evaluate_flags)]
-    program("walk.py", source, *whole, "--", *train_flags)
+    program("walk.py", source, *whole, "--formats", ",".join(FORMATS), "--", *train_flags)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
