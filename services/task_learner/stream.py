@@ -19,7 +19,7 @@ from services.task_learner.segment import Vocabulary
 
 __all__ = ["Stream"]
 
-_VERSION = 1
+_VERSION = 2
 _LEAST = 6  # actions from which anything can be learned
 
 

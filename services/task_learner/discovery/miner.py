@@ -6,6 +6,9 @@ the stream counts as begun anew, so that what is new is learned as fast as the f
 happens depends on the stream alone, so the same stream gives the same labels however it is cut
 into batches. Memory is bounded by the window. Pure.
 
+A type is confirmed while its links tell more than its tokens' frequency (`evidence`). That is
+looked at again at each anchor, by its executions in the light of the window or as given away.
+
 After learning, and once in half a window without, there is an anchor: all that was begun is decoded
 anew from the window, so that window, model and types are the whole state (`dump`, `load`).
 
@@ -18,6 +21,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from services.task_learner.discovery.decode import LAG, MAX_WAIT, NOISE, Decoder, Node
+from services.task_learner.discovery.evidence import evidence
 from services.task_learner.discovery.fit import Stretch, fit
 from services.task_learner.discovery.model import ThreadModel
 from services.task_learner.discovery.types import Types
@@ -32,6 +36,8 @@ _WINDOW = 6_000
 _WAIT = 220  # events after which a label is given away even if its execution goes on
 _LEAST = 20  # events between two fits, at least; and one in so many of the window
 _SLACK = 0.05  # share of noise above the fit's that is taken for chance
+_LEAST_SHOWN = 3  # executions in view that a confirmed type has
+_CLEAR = 3.0  # nats of evidence for it
 _STRANGE = 30.0  # events of noise above that, after which the model no longer explains what comes
 
 
@@ -41,6 +47,7 @@ class Final(NamedTuple):
     position: int
     execution: int | None
     kind: int | None
+    confirmed: bool = False  # whether the type was confirmed by then
 
 
 class _Execution:
@@ -75,6 +82,7 @@ class Miner:
         self._model: ThreadModel | None = None
         self._decoder = Decoder(ThreadModel.none())
         self._types = Types()
+        self._confirmed: set[int] = set()
         self._next_fit = FIRST
         self._anchor = 0  # position of the newest anchor
         self._begun = 0  # position from which on growth counts
@@ -150,7 +158,7 @@ class Miner:
             name = self._name(node)
             self._labels.append(name)
             if name in self._kinds:  # it had been taken for complete
-                found.append(Final(node.position, name, self._kinds[name]))
+                found.append(self._final(node.position, name, self._kinds[name]))
                 continue
             execution = self._open.get(name)
             if execution is None:
@@ -173,7 +181,10 @@ class Miner:
     def _close(self, name: int, found: list[Final]) -> None:
         execution = self._open.pop(name)
         kind = self._kinds[name] = self._types.assign(execution.tokens)
-        found += [Final(position, name, kind) for position in execution.pending]
+        found += [self._final(position, name, kind) for position in execution.pending]
+
+    def _final(self, position: int, name: int, kind: int | None) -> Final:
+        return Final(position, name, kind, kind in self._confirmed)
 
     def _hurry(self, found: list[Final]) -> None:
         """Give away what has waited long, and close what nothing is added to any more."""
@@ -185,7 +196,7 @@ class Miner:
                 kind = self._types.guess(execution.tokens)
                 due = [p for p in execution.pending if now - p > _WAIT]
                 execution.pending = execution.pending[len(due) :]
-                found += [Final(position, name, kind) for position in due]
+                found += [self._final(position, name, kind) for position in due]
 
     def refit(self) -> list[Final]:
         """Learn anew from the window and label what is not settled with what was learned."""
@@ -202,6 +213,11 @@ class Miner:
         self._noise = sum(n.first == NOISE for n in self._seen) / len(self._seen)
         self._strange = 0.0
         return found
+
+    @property
+    def confirmed(self) -> frozenset[int]:
+        """Return the types that are confirmed now."""
+        return frozenset(self._confirmed)
 
     def known_tokens(self) -> set[int]:
         """Return the tokens of all types and of what is under way."""
@@ -235,7 +251,8 @@ class Miner:
             ],
             "names": list(self._names.items()),
             "votes": [[first, list(v.items())] for first, v in self._votes.items()],
-            "model": self._model.dump(), "types": self._types.dump(), "next_fit": self._next_fit,
+            "model": self._model.dump(), "types": self._types.dump(),
+            "confirmed": sorted(self._confirmed), "next_fit": self._next_fit,
             "begun": self._begun, "fitted": self._fitted, "noise": self._noise,
             "strange": self._strange,
         }  # fmt: skip
@@ -248,6 +265,7 @@ class Miner:
         self._labels, self._kinds = state["labels"], dict(state["kinds"])
         self._open = {name: _Execution(*rest) for name, *rest in state["open"]}
         self._model, self._types = ThreadModel.load(state["model"]), Types.load(state["types"])
+        self._confirmed = set(state["confirmed"])
         self._begun, self._next_fit = state["begun"], state["next_fit"]
         self._fitted = state["fitted"]
         self._noise, self._strange = state["noise"], state["strange"]
@@ -281,21 +299,41 @@ class Miner:
         return nodes
 
     def _recluster(self, nodes: list[Node]) -> None:
-        tokens: dict[int, list[int]] = defaultdict(list)
+        places: dict[int, list[int]] = defaultdict(list)
         before: dict[int, Counter[int]] = defaultdict(Counter)
         for node in nodes:
             if node.first == NOISE:
                 continue
             index = node.position - self._start
-            tokens[node.first].append(self._tokens[index])
+            places[node.first].append(index)
             old = self._labels[index] if index < len(self._labels) else None
             if old in self._kinds:
                 before[node.first][self._kinds[old]] += 1
         executions = [
-            (thread, max(before[f], key=lambda k: (before[f][k], -k), default=None))
-            for f, thread in tokens.items()
+            (
+                [self._tokens[i] for i in at],
+                max(before[f], key=lambda k: (before[f][k], -k), default=None),
+            )
+            for f, at in places.items()
         ]
-        self._types.recluster(executions)
+        of_kind: dict[int, list[list[int]]] = defaultdict(list)
+        for at, kind in zip(places.values(), self._types.recluster(executions), strict=True):
+            of_kind[kind].append(at)
+        self._confirm(of_kind)
+
+    def _confirm(self, of_kind: dict[int, list[list[int]]]) -> None:
+        """Look anew at which types are routines; what has no execution in view, by its labels."""
+        given: dict[int, list[int]] = defaultdict(list)
+        for index, name in enumerate(self._labels):
+            if name is not None and name in self._kinds and self._kinds[name] not in of_kind:
+                given[name].append(index)
+        for name, at in given.items():
+            of_kind[self._kinds[name]].append(at)
+        for kind, group in of_kind.items():
+            if len(group) >= _LEAST_SHOWN and evidence(self._tokens, group) > _CLEAR:
+                self._confirmed.add(kind)
+            else:
+                self._confirmed.discard(kind)
 
     def _trim(self) -> None:
         surplus = min(len(self._tokens) - self._window, len(self._labels))

@@ -32,13 +32,16 @@ class _Cluster:
     def __init__(self) -> None:
         self.weight = 0.0
         self.counts: dict[int, float] = defaultdict(float)
+        self.total = 0.0  # of the counts
 
     def add(self, tokens: frozenset[int]) -> None:
         if self.weight > _FADE:
             self.weight /= 2
+            self.total /= 2
             for token in self.counts:
                 self.counts[token] /= 2
         self.weight += 1
+        self.total += len(tokens)
         for token in tokens:
             self.counts[token] += 1
 
@@ -48,14 +51,24 @@ class _Cluster:
         cluster = cls()
         cluster.weight = weight
         cluster.counts.update(counts)
+        cluster.total = sum(cluster.counts.values())
         return cluster
 
     def join(self, other: "_Cluster") -> None:
         self.weight += other.weight
+        self.total += other.total
         for token, count in other.counts.items():
             self.counts[token] += count
 
-    def likeness(self, shares: Mapping[int, float]) -> float:
+    def likeness(self, tokens: frozenset[int]) -> float:
+        """Return how like one execution is; `alike` for shares of 1."""
+        get = self.counts.get
+        shared = 0.0
+        for token in tokens:
+            shared += get(token, 0.0)
+        return shared / (len(tokens) * self.weight + self.total - shared)
+
+    def alike(self, shares: Mapping[int, float]) -> float:
         least = most = 0.0
         for token, share in shares.items():
             own = self.counts.get(token, 0.0) / self.weight
@@ -95,7 +108,7 @@ class Types:
     def assign(self, tokens: Iterable[int]) -> int:
         """Return the type of an execution, which it then belongs to."""
         bag = frozenset(tokens)
-        number = _nearest(self._clusters, dict.fromkeys(bag, 1.0))
+        number = _nearest(self._clusters, bag)
         if number is None:
             number = self._next
             self._next += 1
@@ -105,7 +118,7 @@ class Types:
 
     def guess(self, tokens: Iterable[int]) -> int | None:
         """Return the type that the beginning of an execution is most like."""
-        return _nearest(self._clusters, dict.fromkeys(frozenset(tokens), 1.0))
+        return _nearest(self._clusters, frozenset(tokens))
 
     def recluster(self, executions: Sequence[tuple[Sequence[int], int | None]]) -> list[int]:
         """Cluster all executions in view, each with the type it had; return their types now."""
@@ -138,11 +151,11 @@ class Types:
 
 
 def _nearest(
-    clusters: Mapping[int, _Cluster], shares: Mapping[int, float], least: float = _LIKE
+    clusters: Mapping[int, _Cluster], tokens: frozenset[int], least: float = _LIKE
 ) -> int | None:
     best, found = least, None
     for number, cluster in clusters.items():
-        value = cluster.likeness(shares)
+        value = cluster.likeness(tokens)
         if value > best:
             best, found = value, number
     return found
@@ -155,7 +168,7 @@ def _clustered(executions: Sequence[Sequence[int]]) -> list[int]:
     members: list[int] = []
     for tokens in executions:
         bag = frozenset(tokens)
-        number = _nearest(clusters, dict.fromkeys(bag, 1.0), _VARIANT)
+        number = _nearest(clusters, bag, _VARIANT)
         if number is None:
             number = len(clusters)
             clusters[number] = _Cluster()
@@ -172,8 +185,10 @@ def _clustered(executions: Sequence[Sequence[int]]) -> list[int]:
     for number in sorted(clusters, key=lambda n: (clusters[n].weight, n)):
         if clusters[number].weight < _FEW:
             cluster = clusters.pop(number)
-            other = _nearest(clusters, cluster.shares())
-            into[number] = number if other is None else other
+            shares = cluster.shares()
+            likes = {n: c.alike(shares) for n, c in clusters.items()}
+            other = max(likes, key=likes.__getitem__, default=number)
+            into[number] = other if likes.get(other, 0.0) > _LIKE else number
             clusters[into[number]] = clusters.get(into[number], cluster)
     for number in into:
         at = number
@@ -194,7 +209,7 @@ def _cheapest(
     for i, first in enumerate(some):
         shares = clusters[first].shares()
         for second in some[i + 1 :]:
-            if clusters[second].likeness(shares) <= _LIKE:
+            if clusters[second].alike(shares) <= _LIKE:
                 continue
             more = _length(chains[first] + chains[second], parameter)
             more -= lengths[first] + lengths[second]

@@ -182,7 +182,9 @@ def label(log: ShownLog) -> Run:
             labels[at] = None if case is None else (case_names[case[0]], kind_names[case[1]])
             delays[at] = now - 1 - at
         given = until
-    return Run(labels, delays, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    kinds = frozenset(label[1] for label in labels if label is not None)
+    return Run(labels, delays, seconds, kinds, kinds)
 
 
 class _Names:

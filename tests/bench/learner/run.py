@@ -20,14 +20,17 @@ class Run:
     labels: list[Label]
     delays: list[int]  # events between an event and its label
     seconds: float
+    confirmed: frozenset[Hashable]  # types, in the end
+    once: frozenset[Hashable]  # … and those of labels that were given as confirmed
 
 
 def label(log: Log) -> Run:
-    """Return the final label of each event."""
+    """Return the final label of each event, its type confirmed or not."""
     numbers: dict[str, int] = {}
     labels: list[Label] = [None] * len(log.steps)
     delays = [0] * len(log.steps)
     miner = Miner()
+    once: set[Hashable] = set()
     record = ""
     started = time.perf_counter()
     for now, step in enumerate(log.steps):
@@ -37,12 +40,14 @@ def label(log: Log) -> Run:
         for final in miner.push(token, step.time_ms, changed):
             if final.execution is not None:
                 labels[final.position] = (final.execution, final.kind)
+                if final.confirmed:
+                    once.add(final.kind)
             delays[final.position] = now - final.position
     for final in miner.finish():
         if final.execution is not None:
             labels[final.position] = (final.execution, final.kind)
         delays[final.position] = len(log.steps) - 1 - final.position
-    return Run(labels, delays, time.perf_counter() - started)
+    return Run(labels, delays, time.perf_counter() - started, miner.confirmed, frozenset(once))
 
 
 def scored(log: Log, run: Run, only: Collection[Hashable] | None = None) -> dict[str, Scores]:
@@ -54,14 +59,14 @@ def scored(log: Log, run: Run, only: Collection[Hashable] | None = None) -> dict
 
 
 def routines(log: Log, run: Run, least: int = 5) -> list[frozenset[str]]:
-    """Return the action sets of the types with at least `least` executions."""
+    """Return the action sets of the types confirmed in the end with `least` executions or more."""
     seen: dict[object, dict[object, set[str]]] = {}
     for step, found in zip(log.steps, run.labels, strict=True):
         if found is not None:
             seen.setdefault(found[1], {}).setdefault(found[0], set()).add(step.token)
     sets = []
-    for executions in seen.values():
-        if len(executions) >= least:
+    for kind, executions in seen.items():
+        if kind in run.confirmed and len(executions) >= least:
             tokens = {t for bag in executions.values() for t in bag}
             usual = [
                 t for t in tokens

@@ -8,6 +8,7 @@ import pytest
 
 from services.task_learner.discovery.boundaries import gap_bin
 from services.task_learner.discovery.decode import NOISE, Decoder, decoded
+from services.task_learner.discovery.evidence import evidence
 from services.task_learner.discovery.fit import Stretch, fit
 from services.task_learner.discovery.miner import Final, Miner
 from services.task_learner.discovery.model import ThreadModel
@@ -90,3 +91,38 @@ def test_two_chores_that_share_steps_are_two_types_and_a_choice_is_none(
 ) -> None:
     kinds = Types().recluster([(first, None), (second, None)] * 20)
     assert len(set(kinds)) == number
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_type_of_events_in_no_order_is_ever_confirmed(seed: int) -> None:
+    tokens = [token for token, _, _ in stream(seed, 400)]
+    random.Random(seed).shuffle(tokens)  # noqa: S311
+    found = mined([(token, 2_000 * i, -1) for i, token in enumerate(tokens)])
+    assert any(f.kind is not None for f in found.values())
+    assert not any(f.confirmed for f in found.values())
+
+
+def test_chores_are_confirmed_and_stay_so_over_a_restart() -> None:
+    events = stream(5, 200)
+    found = mined(events)
+    late = [f for f in found.values() if f.position > len(events) // 2 and f.kind is not None]
+    assert all(f.confirmed for f in late)
+    miner = Miner()
+    miner.begin(*zip(*((token, time_ms, False) for token, time_ms, _ in events), strict=True))
+    again = Miner()
+    again.load(json.loads(json.dumps(miner.dump())))
+    more = [(token, time_ms + events[-1][1], False) for token, time_ms, _ in stream(6, 40)]
+    one = [f for event in more for f in miner.push(*event)] + miner.finish()
+    two = [f for event in more for f in again.push(*event)] + again.finish()
+    assert one == two
+    assert sum(f.confirmed for f in one) > 0.8 * len(one)
+
+
+def test_links_that_only_frequency_makes_are_no_evidence() -> None:
+    rng = random.Random(7)  # noqa: S311
+    tokens = rng.choices(range(10), weights=[20] + [1] * 9, k=2_000)
+    frequent = [[i, i + 1] for i in range(0, 1_999, 2) if tokens[i] == tokens[i + 1] == 0]
+    assert evidence(tokens, frequent) == 0
+    for i in range(0, 2_000, 100):
+        tokens[i : i + 4] = [10, 11, 12, 13]
+    assert evidence(tokens, [range(i, i + 4) for i in range(0, 2_000, 100)]) > 100
