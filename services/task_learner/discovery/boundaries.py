@@ -15,7 +15,10 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["NUM_BINS", "Cut", "first_cuts", "gap_bin"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NUM_BINS", "Cut", "first_cuts", "gap_bin", "gap_bins"]
 
 NUM_BINS = 64
 _EDGE = 0.15  # share of a token's neighbours that makes one of them usual
@@ -47,6 +50,16 @@ def gap_bin(gap_ms: int) -> int:
     if gap_ms <= 0:
         return NUM_BINS - 1 if gap_ms < 0 else 1
     return min(NUM_BINS - 1, 2 + int(2 * math.log2(gap_ms)))
+
+
+_FROM_MS = np.array([math.ceil(2 ** (half / 2)) for half in range(1, NUM_BINS - 2)])
+
+
+def gap_bins(times_ms: Sequence[int]) -> NDArray[np.int64]:
+    """Return the bin of the pause before each event, as `gap_bin` does; 1 for the first."""
+    gaps = np.diff(np.asarray(times_ms, np.int64))
+    bins = np.where(gaps > 0, 2 + np.searchsorted(_FROM_MS, gaps, side="right"), 1)
+    return np.append(1, np.where(gaps < 0, NUM_BINS - 1, bins))[: len(times_ms)]
 
 
 def first_cuts(

@@ -9,13 +9,12 @@ Source: Viterbi decoding with a beam; the open threads are the tracks of multi-t
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.task_learner.discovery.boundaries import gap_bin
+from services.task_learner.discovery.boundaries import gap_bin, gap_bins
 from services.task_learner.discovery.model import ThreadModel, tables
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Decoder:
     def push_all(self, tokens: Sequence[int], times_ms: Sequence[int]) -> list[Node]:
         """Take events, as `push` would each of them."""
         before = times_ms[0] if self._last_ms is None else self._last_ms
-        gaps = np.array([gap_bin(b - a) for a, b in pairwise((before, *times_ms))])
+        gaps = gap_bins((before, *times_ms))[1:]
         self._last_ms = times_ms[-1]
         out = np.empty((len(tokens) + len(self._out), 3), np.int64)
         return self._nodes(self._beam, np.asarray(tokens, np.int64), gaps, out)

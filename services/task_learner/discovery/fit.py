@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from services.task_learner.discovery.boundaries import NUM_BINS, Cut, first_cuts, gap_bin
+from services.task_learner.discovery.boundaries import NUM_BINS, Cut, first_cuts, gap_bins
 from services.task_learner.discovery.decode import (
     BEGIN,
     NOISE,
@@ -45,9 +45,9 @@ class Stretch(NamedTuple):
     times_ms: Sequence[int]
     changed: Sequence[bool]  # about another record than the events before
 
-    def gaps(self) -> list[int]:
+    def gaps(self) -> Ints:
         """Return the bin of the pause before each event."""
-        return [1, *map(gap_bin, np.diff(self.times_ms).tolist())]
+        return gap_bins(self.times_ms)
 
 
 def fit(stretch: Stretch, before: ThreadModel | None = None) -> ThreadModel:
@@ -56,7 +56,7 @@ def fit(stretch: Stretch, before: ThreadModel | None = None) -> ThreadModel:
     Those learned from first guesses and the one that `before` becomes are compared by how short
     they make the stretch.
     """
-    tokens, gaps = np.asarray(stretch.tokens, np.int64), np.asarray(stretch.gaps(), np.int64)
+    tokens, gaps = np.asarray(stretch.tokens, np.int64), stretch.gaps()
     most = _GUESSES if len(tokens) <= _SHORT else 1
     guesses = first_cuts(stretch.tokens, gaps.tolist(), stretch.changed, most)
     seeds = [_seed(tokens, gaps, np.asarray(cuts)) for cuts in guesses]

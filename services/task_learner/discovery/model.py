@@ -71,8 +71,9 @@ class ThreadModel(NamedTuple):
         a = np.where(threads.first, NONE, np.concatenate(([NONE], x[:-1])))
         c = np.where(threads.last, END, np.concatenate((x[1:], [END])))
         kept = ~threads.last | threads.ended
-        chains, uses = np.unique(np.stack((a, x, c))[:, kept], axis=1, return_counts=True)
-        chains = np.ascontiguousarray(chains)
+        keys, uses = np.unique(_key(_key(a[kept], x[kept]), c[kept]), return_counts=True)
+        pairs, third = _parts(keys)
+        chains = np.stack((*_parts(pairs), third))
         first = np.bincount(x[threads.first & threads.begun], minlength=tokens.size)
         first = np.where((first > 1) & (first >= _SPECIFIC * tokens), first, 0)
         return cls(
@@ -102,8 +103,8 @@ class ThreadModel(NamedTuple):
 
     def links(self) -> tuple[Ints, Floats]:
         """Return the pairs of neighbours in executions, sorted, and how often each is."""
-        links, where = np.unique(self.chains[1:], axis=1, return_inverse=True)
-        return links, np.bincount(where.ravel(), self.uses, links.shape[1]).astype(float)
+        keys, where = np.unique(_key(*self.chains[1:]), return_inverse=True)
+        return np.stack(_parts(keys)), np.bincount(where, self.uses, keys.size).astype(float)
 
     def cost(self) -> float:
         """Return what it takes to tell the model; nats, half a log of the events a parameter.
@@ -112,6 +113,17 @@ class ThreadModel(NamedTuple):
         """
         number = (self.links()[1] > 1).sum() + (self.uses > 1).sum() + (self.first > 0).sum()
         return 0.5 * float(number) * math.log(self.tokens.sum() + 1)
+
+
+def _key(first: Ints, second: Ints) -> Ints:
+    """Return one number for two that sorts as they do; the second is a token, NONE or END."""
+    return first * (MAX_TOKEN + 4) + (second - END)
+
+
+def _parts(keys: Ints) -> tuple[Ints, Ints]:
+    """Return the two numbers of each `_key`."""
+    first, second = np.divmod(keys, MAX_TOKEN + 4)
+    return first, second + END
 
 
 def tables(model: ThreadModel) -> "Tables":

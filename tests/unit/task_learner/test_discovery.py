@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from services.task_learner.discovery.boundaries import gap_bin
+from services.task_learner.discovery.boundaries import gap_bin, gap_bins
 from services.task_learner.discovery.decode import NOISE, Decoder, decoded
 from services.task_learner.discovery.evidence import evidence
 from services.task_learner.discovery.fit import Stretch, fit
@@ -126,3 +126,9 @@ def test_links_that_only_frequency_makes_are_no_evidence() -> None:
     for i in range(0, 2_000, 100):
         tokens[i : i + 4] = [10, 11, 12, 13]
     assert evidence(tokens, [range(i, i + 4) for i in range(0, 2_000, 100)]) > 100
+
+
+def test_pauses_have_the_same_bins_at_once_as_one_by_one() -> None:
+    gaps = [-5, 0, *range(1, 5_000), *(2**n + d for n in range(2, 40) for d in (-1, 0, 1))]
+    times_ms = np.cumsum([0, *gaps]).tolist()
+    assert gap_bins(times_ms).tolist() == [1, *map(gap_bin, gaps)]
