@@ -181,7 +181,10 @@ class Miner:
     def _close(self, name: int, found: list[Final]) -> None:
         execution = self._open.pop(name)
         kind = self._kinds[name] = self._types.assign(execution.tokens)
-        found += [self._final(position, name, kind) for position in execution.pending]
+        if len(execution.tokens) == 1 and kind not in self._confirmed:  # nothing follows anything
+            found += [Final(position, None, None) for position in execution.pending]
+        else:
+            found += [self._final(position, name, kind) for position in execution.pending]
 
     def _final(self, position: int, name: int, kind: int | None) -> Final:
         return Final(position, name, kind, kind in self._confirmed)
