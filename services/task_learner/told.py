@@ -35,6 +35,7 @@ _SURE = 0.9  # … or a sentence that is always the same, where what was clicked
 _MIN_SENTENCE = 4  # words of an instruction that names nothing that was acted on
 _NAMING = 0.5  # share of cases whose instruction names what was acted on
 _LASTING = 0.5  # share of a type's cases that have a control of a name, for it to tell a step
+_SAME = 0.8  # share of cases that do the very same
 _ACTED = 0.1  # share of cases that act on a text from which on it is no instruction
 _KNOWN = 0.15  # share of sentences that have a word that is no name
 _UNLIKE = 0.2  # share of such words in common below which sentences are of two kinds
@@ -49,6 +50,7 @@ class _Case:
     at: tuple[int, ...]
     texts: Mapping[str, str]  # by place, what stays from its first screen to its last
     acted: frozenset[str]  # places of what was acted on
+    did: tuple[tuple[str, str | None, int | None], ...]  # place, text and index of each of them
     entered: tuple[str, ...]  # folded, as all that follows
     clicked: tuple[str, ...]
 
@@ -92,18 +94,19 @@ def _case(
         stays = all(s.texts.get(place, shown) == shown for s in screens)
         if stays and len(shown) == 1 and _is_content(place):
             texts[place] = next(iter(shown))
-    acted, entered, clicked = set(), [], []
+    did, entered, clicked = [], [], []
     for i, screen in zip(at, screens, strict=True):
         event = actions[i].event
         index = event.element.index if event.element is not None else None
         place, said = screen.elements.get(index, ("", None)) if index is not None else ("", None)
-        acted.add(place)
+        did.append((place, said, index))
         value = value_of(event)
         if event.action not in _ENTERING:
             clicked += [_folded(said)] if said else []
         elif value is not None and value.clear:  # what is kept as a hash tells nothing
             entered.append(_folded(value.clear))
-    return _Case(tuple(at), texts, frozenset(acted), tuple(entered), tuple(clicked))
+    acted = frozenset(place for place, _, _ in did)
+    return _Case(tuple(at), texts, acted, tuple(did), tuple(entered), tuple(clicked))
 
 
 def _kinds(own: Sequence[_Case]) -> list[list[_Case]]:
@@ -159,10 +162,19 @@ def _instruction(own: Sequence[_Case]) -> tuple[str, ...]:
             continue
         if share < _NAMING and length < _MIN_SENTENCE:
             continue
+        if len(set(shown)) > 1 and _is_always_one(own):
+            continue
         usual = max(shown, key=lambda t: sum(w in common for w in _words(t)))
         words = tuple(dict.fromkeys(w for w in _words(usual) if w in common))
         best = max(best, (share, length, words))
     return best[2]
+
+
+def _is_always_one(own: Sequence[_Case]) -> bool:
+    """Tell whether nearly all cases do the same to the same: then no other sentence told it."""
+    return Counter((case.did, case.entered) for case in own).most_common(1)[0][1] >= _SAME * len(
+        own
+    )
 
 
 def _names(case: _Case, text: str, known: tuple[str, ...]) -> tuple[bool | None, bool]:
@@ -201,6 +213,8 @@ def _finding(
         steps = {i for i in aligned if i is not None}
         others = tuple(i for i in case.at if i not in steps)
         found.append(Execution(tuple(aligned), len(steps), others))
+    if sum(e.in_order > 0 for e in found) < _SHOWN * len(found):
+        return None  # they have hardly anything in common: single actions out of others' middle
     return Finding(Pattern(tuple(names[n] for n in plan)), tuple(found), 0.0, words)
 
 

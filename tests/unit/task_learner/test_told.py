@@ -60,6 +60,18 @@ def test_a_text_that_is_itself_clicked_is_no_sentence():
     assert find_told(first, Vocabulary(), pages.sight) == []
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_told_in_a_shuffled_log(seed):
+    pages = Pages(seed).work(("choose", "write"), 200)
+    times = [event.time_ms for event in pages.events]
+    pages.rng.shuffle(pages.events)
+    pages.events = [
+        event.model_copy(update={"time_ms": time_ms})
+        for event, time_ms in zip(pages.events, times, strict=True)
+    ]
+    assert found_in(pages) == []
+
+
 def test_only_the_newest_actions_are_looked_at():
     pages = Pages(5).work(("write",), 1_100)
     [finding] = found_in(pages)
