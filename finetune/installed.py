@@ -149,6 +149,7 @@ def gather(out: Path, sources: list[Path], workers: int, most_bytes: int) -> dic
     manifest = {
         "sets": {n: dataset.write_jsonl(out / f"{n}.jsonl", some) for n, some in sets.items()},
         "dropped": dict(sorted(dropped.items())),
+        "avoided": sorted(projects),
         "distributions": names,
         "stdlib_packages_kept_back": [*packages()["guard"], *packages()["measured"]],
     }

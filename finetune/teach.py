@@ -63,6 +63,14 @@ def with_sentinels(base: str, folder: Path) -> str:
     return base
 
 
+def require_avoided(sources: list[Path], corpus: dict[str, Any], folder: Path) -> None:
+    """Raise SystemExit where a corpus made earlier did not leave out one of the sources."""
+    missing = {source.resolve().name.lower() for source in sources} - {*corpus.get("avoided", ())}
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise SystemExit(f"{folder} was made without --avoid {names}: delete it to make it anew")
+
+
 def train(base: str, data: Path, run: Path, flags: list[str]) -> None:
     """Run main.py, one process a GPU; called again after an interruption, it goes on.
 
@@ -91,6 +99,7 @@ def main(arguments: list[str] | None = None) -> Path:
     options = parser.parse_args(given[:more])
     out = options.out or cache_folder() / f"{Path(options.base).name}-taught"
     if (out / TAUGHT).is_file():
+        require_avoided(options.avoid, json.loads((out / TAUGHT).read_text())["corpus"], out)
         log.info("%s is there already", out)
         return out
     work = out.with_name(f".{out.name}-work")
@@ -101,6 +110,7 @@ def main(arguments: list[str] | None = None) -> Path:
         gather = [sys.executable, str(HERE / "installed.py"), "--out", str(data), *size, *sources]
         subprocess.run(gather, check=True)
     manifest = json.loads((data / "manifest.json").read_text())
+    require_avoided(options.avoid, manifest, work)
     log.info("corpus: %s; left out: %s", manifest["sets"]["train"], manifest["dropped"])
     train(with_sentinels(options.base, work / "base"), data, run, given[more + 1 :])
     trained = json.loads((run / "options.json").read_text())

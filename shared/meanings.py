@@ -8,11 +8,18 @@ words of several meanings, which share one place.
 from array import array
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from hashlib import sha256
 from operator import mul
 from pathlib import Path
 
-__all__ = ["alike", "likeness", "means"]
+from shared.errors import ArtifactError
 
+__all__ = ["alike", "likeness", "means", "read_table"]
+
+# Another table is another encoding: modules were trained with this one.
+_SHA256 = "5e82a0d3036c0f0f14ca43113f672b8c0daa3df52a639cd07aa6ce319f35a464"
+
+_TABLE = Path(__file__).with_name("words.bin")
 _SIZE = 48
 _LENGTH = 127  # of each word's numbers, taken as a vector
 _FORMS = (
@@ -23,14 +30,21 @@ _LEAST = 0.25  # likeness below which words have nothing in common
 
 
 @cache
-def _known() -> "tuple[dict[str, int], array[int]]":
-    words, _, numbers = Path(__file__).with_name("words.bin").read_bytes().partition(b"\0")
+def read_table(file: Path) -> "tuple[dict[str, int], array[int]]":
+    """Return the place of each word, and all their numbers.
+
+    Raises ArtifactError where it is not the table of this encoding.
+    """
+    data = file.read_bytes()
+    if sha256(data).hexdigest() != _SHA256:
+        raise ArtifactError(f"{file} is damaged or of another version: install the package again")
+    words, _, numbers = data.partition(b"\0")
     return {word: i for i, word in enumerate(words.decode().split("\n"))}, array("b", numbers)
 
 
 @lru_cache(maxsize=4096)
 def _numbers(word: str) -> "array[int] | None":
-    places, numbers = _known()
+    places, numbers = read_table(_TABLE)
     folded = word.casefold()
     forms = [folded] + [
         folded.removesuffix(ending) + instead

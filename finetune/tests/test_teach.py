@@ -124,6 +124,12 @@ def test_taught_base_says_where_it_comes_from_and_is_made_once(lesson, base_with
     assert (out / "model.safetensors").stat().st_mtime_ns == written
 
 
+def test_taught_base_that_did_not_avoid_a_source_is_not_taken_for_it(lesson, tmp_path):
+    _, out = lesson
+    with pytest.raises(SystemExit, match=f"without --avoid {tmp_path.name.lower()}"):
+        teach.main(["--out", str(out), "--avoid", str(teach.HERE), "--avoid", str(tmp_path)])
+
+
 def test_report_compares_with_the_base_that_was_taught(lesson, dataset, tmp_path):
     _, out = lesson
     small = {"seq_len": 256, "device": "cpu", "eval_tokens": 2048}

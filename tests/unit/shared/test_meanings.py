@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from shared.meanings import alike, likeness, means
+import shared.meanings
+from shared.errors import ArtifactError
+from shared.meanings import alike, likeness, means, read_table
 
 
 def test_words_of_one_meaning_are_more_alike_than_others():
@@ -29,3 +33,11 @@ def test_each_word_is_paired_once_from_the_most_alike_on():
     assert list(found.values()).count("big") == 1
     assert "water" not in found
     assert alike([], ["large"]) == alike(["big"], []) == {}
+
+
+def test_another_table_is_refused(tmp_path):
+    data = bytearray(Path(shared.meanings.__file__).with_name("words.bin").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "words.bin").write_bytes(data)
+    with pytest.raises(ArtifactError, match="install the package again"):
+        read_table(tmp_path / "words.bin")
