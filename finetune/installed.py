@@ -37,6 +37,7 @@ TROVE = re.compile(
     r"MIT|BSD|Apache|ISC|Python Software Foundation|Mozilla Public License 2|zlib|Unlicense"
 )
 SHORT = re.compile(r"(the )?(new |modified |3-clause |2-clause )*(mit|bsd|apache|isc|psf)\b", re.I)
+OTHER = re.compile(r"GPL|General Public|proprietary|commercial", re.I)
 BLOCK_LINES, BLOCK_CHARS = 5, 120  # of code: shorter runs of lines are anybody's
 VALID_FILES = 60
 MOST_BYTES = 180_000_000
@@ -54,7 +55,8 @@ def permissive(distribution: Distribution) -> bool:
     ]
     if trove:
         return all(TROVE.search(one) for one in trove)
-    return bool(SHORT.match((told.get("License") or "").strip()))
+    text = (told.get("License") or "").strip()
+    return bool(SHORT.match(text)) and not OTHER.search(text)
 
 
 def installed_files(dropped: Counter[str]) -> tuple[dict[str, Path], list[str]]:

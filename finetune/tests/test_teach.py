@@ -36,6 +36,7 @@ class Told:
         ({"Classifier": ["License :: OSI Approved :: BSD License"]}, True),
         ({"Classifier": ["License :: OSI Approved :: GNU General Public License (GPL)"]}, False),
         ({"License": "Apache 2.0 License"}, True),
+        ({"License": "MIT AND GPL-3.0"}, False),
         ({"License": "NVIDIA Proprietary Software"}, False),
         ({"License": "see LICENSE"}, False),
         ({}, False),
