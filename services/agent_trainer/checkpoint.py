@@ -8,7 +8,6 @@ counts as none: then the fit begins anew.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +61,16 @@ class Checkpoint:
         }
         tensors = {**state._tensors(), "torch_rng": torch.get_rng_state()}
         data = save(tensors, {"key": self._key, "facts": json.dumps(facts)})
+        draft = self._file.with_suffix(".draft")  # of one name: what a kill leaves is written over
         try:
-            handle, draft = tempfile.mkstemp(dir=self._file.parent)  # mode 0600
-            with os.fdopen(handle, "wb") as file:
+            with draft.open("wb") as file:
+                draft.chmod(0o600)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(draft).replace(self._file)
+            draft.replace(self._file)
         except OSError as error:
+            draft.unlink(missing_ok=True)
             raise TrainingError(f"its checkpoint cannot be written ({error}): free disk") from error
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """A fit that is cut off goes on from its last epoch and comes to the same weights."""
 
+import resource
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -80,6 +82,22 @@ def test_what_belongs_to_another_fit_or_cannot_be_read_counts_as_none(tmp_path, 
 def test_a_disk_that_refuses_is_said(tmp_path):
     with pytest.raises(TrainingError, match="free disk"):
         fitted(Checkpoint(tmp_path / "gone" / "trial.safetensors", "key"))
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_no_draft(tmp_path):
+    file = tmp_path / "trial.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(CutOff(file, "key"))
+    whole = file.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, before[1]))
+    try:
+        with pytest.raises(TrainingError, match="free disk"):
+            fitted(Checkpoint(file, "key"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_key_changes_with_the_data_and_with_every_word():
