@@ -15,6 +15,7 @@ and Rabiner 1990), here from left to right.
 """
 
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def sight_of(untrusted: Mapping[str, Any]) -> Sight:
                 own = f"{own}/{path(above, depth + 1)}"
             if depth:
                 return own
-            paths[index] = own
+            paths[index] = sys.intern(own)  # nearly the same on thousands of screens
         return paths[index]
 
     texts: dict[str, set[str]] = defaultdict(set)

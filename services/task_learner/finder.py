@@ -22,7 +22,7 @@ from services.task_learner.memory import Memory
 from services.task_learner.routines import Known, likeness, routine_id_of
 from services.task_learner.segment import MAX_SPAN, Execution, Pattern, Vocabulary, executions
 from services.task_learner.stream import Stream
-from services.task_learner.told import find_told
+from services.task_learner.told import find_told, first_looked, first_told
 from services.task_learner.traces import TraceKeeper
 from shared.bus.base import Effects
 from shared.schemas import Origin, RoutineStatus, derive_id
@@ -106,7 +106,8 @@ class Finder:
         """Return what repeats; what a sentence tells first: nobody has to fill anything in."""
         found = discover(actions, vocabulary, stream.threads(actions))
         told = find_told(actions, vocabulary, self._traces.sight)
-        self._traces.keep_sights({a.event.snapshot for a in actions})
+        looked = actions[first_looked(len(actions)) :]
+        self._traces.keep_sights({a.event.snapshot for a in looked})
         return distinct([*told, *found])
 
     def _adopt_all(
@@ -204,7 +205,11 @@ class Finder:
                 known.change_pattern(finding.pattern)
                 changed = True
         if revive:
-            known.status = RoutineStatus.PROVISIONAL
+            known.status, known.told_by = RoutineStatus.PROVISIONAL, finding.told_by
+        elif any(word not in finding.told_by for word in known.told_by):
+            # It was a value that some sentences had in common, or of those that are forgotten.
+            known.told_by = tuple(word for word in known.told_by if word in finding.told_by)
+            changed = True
         settled = [e for e in found if memory.is_settled(actions[e.indices[-1]])]
         taken = self._traces.take(known, actions, settled, effects)
         ends = {derive_id(known.routine_id, actions[e.indices[-1]].event.id) for e in found}
@@ -228,12 +233,16 @@ class Finder:
         if not memory.actions:
             return
         first_ms = memory.actions[0].event.time_ms
+        first_told_ms = memory.actions[first_told(len(memory.actions))].event.time_ms
         for known in self._catalogue.of_user(memory.user_id):
             if (
                 known.is_mined
                 and known.routine_id not in matched
                 and known.status in (RoutineStatus.PROVISIONAL, RoutineStatus.CONFIRMED)
-                and all(t.started_ms >= first_ms for t in known.traces.values())
+                and all(
+                    t.started_ms >= (first_told_ms if known.told_by else first_ms)
+                    for t in known.traces.values()
+                )
             ):
                 self._catalogue.delete(known, effects)
 

@@ -171,11 +171,14 @@ class Known:
         return not known
 
     def change_pattern(self, pattern: Pattern) -> None:
-        """Take other steps; the traces keep what they have of them."""
+        """Take other steps; the traces keep what they have of them, those of a sentence all."""
         sources = steps_from(self.pattern, pattern)
         for trace in self.traces.values():
             ids, values = trace.event_ids, trace.values
             trace.event_ids = tuple("" if s is None else ids[s] for s in sources)
+            if self.told_by:  # an execution is all that was done
+                lost = [i for i in ids if i and i not in trace.event_ids]
+                trace.others = (*trace.others, *lost)
             trace.values = [None if s is None else values[s] for s in sources]
         self.pattern = pattern
 

@@ -23,7 +23,7 @@ from services.task_learner.segment import Execution, Pattern, Vocabulary, align
 from shared.goal import read_goal
 from shared.schemas import Action
 
-__all__ = ["find_told"]
+__all__ = ["find_told", "first_looked", "first_told"]
 
 _WINDOW = 2_000  # newest actions that are looked at
 _MIN_CASES = 5
@@ -55,6 +55,19 @@ class _Case:
     clicked: tuple[str, ...]
 
 
+def first_looked(num_actions: int) -> int:
+    """Return the first of so many actions whose screen is looked at."""
+    return max(0, num_actions - _WINDOW)
+
+
+def first_told(num_actions: int) -> int:
+    """Return the first of so many actions with which an execution may begin.
+
+    What begins before may have begun before what is looked at.
+    """
+    return first_looked(num_actions) + REACH if num_actions > _WINDOW else 0
+
+
 def find_told(
     actions: Sequence[UserAction],
     vocabulary: Vocabulary,
@@ -62,10 +75,9 @@ def find_told(
 ) -> list[Finding]:
     """Return the routines that sentences tell, those with most executions first.
 
-    Looks at the newest actions only; a case that may have begun before them is left out.
+    Looks at the newest actions only.
     """
-    first = max(0, len(actions) - _WINDOW)
-    begin = first + REACH if first else 0
+    first, begin = first_looked(len(actions)), first_told(len(actions))
     sights = [None if i < first else sight_of(a) for i, a in enumerate(actions)]
     looked = [
         None if sight is None else Looked(a.event.time_ms, vocabulary.token(a), sight)

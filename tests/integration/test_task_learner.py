@@ -7,6 +7,7 @@ import random
 import httpx
 import pytest
 
+from services.task_learner import told
 from services.task_learner.main import Settings, build
 from shared import tracing
 from shared.api import create_app
@@ -115,6 +116,20 @@ class Desk:
     def trace(self, ref):
         return Trace.model_validate_json(self.files.get(ref.digest))
 
+    async def see_pages(self, pages, days=0):
+        screens, events = {}, []
+        for event in pages.events:
+            data = pages.screens[event.snapshot]
+            digest = hashlib.sha256(data).hexdigest()
+            screens[digest] = data
+            later_ms = days * 86_400_000
+            events.append(event.model_copy(update={
+                "snapshot": digest, "time_ms": event.time_ms + later_ms,
+                "boottime_ms": event.boottime_ms + later_ms,
+            }))  # fmt: skip
+        await self.publish(events, screens)
+        await self.drain()
+
     async def see(self, log):
         await self.publish(log.events, log.snapshots)
         await self.drain()
@@ -177,14 +192,7 @@ async def test_two_routines_in_one_log_are_each_found(tmp_path):
 async def test_a_chore_that_a_sentence_tells_is_kept_with_all_that_was_done(tmp_path):
     pages = Pages(1).work(("choose",), 40)
     async with desk_in(tmp_path) as desk:
-        screens = {}
-        for i, event in enumerate(pages.events):
-            data = pages.screens[event.snapshot]
-            digest = hashlib.sha256(data).hexdigest()
-            screens[digest] = data
-            pages.events[i] = event.model_copy(update={"snapshot": digest})
-        await desk.publish(pages.events, screens)
-        await desk.drain()
+        await desk.see_pages(pages)
         [routine] = await desk.live()
         assert routine.told_by == ("tick", "and", "press", "save")
         assert routine.name == "tick and press save"
@@ -202,6 +210,48 @@ async def test_a_chore_that_a_sentence_tells_is_kept_with_all_that_was_done(tmp_
         known = desk.logic.routines[routine.routine_id]
         assert known.told_by == routine.told_by
         assert [t.trace_id for t in known.traces.values()] == [t.trace_id for t in routine.traces]
+
+
+async def test_a_chore_that_a_sentence_tells_stays_when_only_others_are_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(told, "_WINDOW", 150)
+    async with desk_in(tmp_path) as desk:
+        await desk.see_pages(Pages(1).work(("choose",), 40))
+        [before] = await desk.live()
+        await desk.see_pages(Pages(2, told=False, session="s2").work(("write",), 120), 1)
+        [after] = [r for r in await desk.live() if r.told_by]
+        assert after.routine_id == before.routine_id
+        assert after.support >= before.support
+
+
+async def test_a_chore_that_a_sentence_tells_is_told_by_it_again_after_it_was_gone(tmp_path):
+    async with desk_in(tmp_path) as desk:
+        await desk.see_pages(Pages(1).work(("choose",), 40))
+        [before] = await desk.live()
+        effects = Effects(Room.TASK_LEARNER)
+        desk.logic._catalogue.delete(desk.logic.routines[before.routine_id], effects)
+        await desk.service.port.commit(effects)
+        assert await desk.live() == []
+        await desk.restart()
+        await desk.see_pages(Pages(2, session="s2").work(("choose",), 40), 1)
+        [after] = await desk.live()
+        assert (after.routine_id, after.told_by) == (before.routine_id, before.told_by)
+        assert after.parameters == ()
+
+
+async def test_words_that_only_some_sentences_share_leave_the_name(tmp_path):
+    class Customer(Pages):
+        def sentence(self, text):
+            return super().sentence(text.replace("and press", "for Miller and press"))
+
+    async with desk_in(tmp_path) as desk:
+        await desk.see_pages(Customer(1).work(("choose",), 20))
+        [before] = await desk.live()
+        assert "miller" in before.told_by
+        await desk.see_pages(Pages(2, session="s2").work(("choose",), 60), 1)
+        [after] = await desk.live()
+        assert after.routine_id == before.routine_id
+        assert "miller" not in after.told_by
+        assert "miller" not in after.name
 
 
 async def test_nothing_is_found_in_a_shuffled_log(tmp_path):

@@ -66,3 +66,11 @@ def test_why_a_routine_is_not_proposed_is_said():
     agent.traces = dict(known.traces)
     agent.update(TaskLearnerSettings(), [known])
     assert agent.status is RoutineStatus.PROPOSED  # taught: no rule holds it back
+
+
+def test_an_execution_that_a_sentence_tells_keeps_what_is_no_step_any_more():
+    known = Known("r", "ann", Origin.MINED, OPEN_AND_SAVE, told_by=("open", "it"))
+    known.traces = {"a": trace("a", "e1", "e2")}
+    known.change_pattern(Pattern(OPEN_AND_SAVE.tokens[1:]))
+    [kept] = known.traces.values()
+    assert (kept.event_ids, kept.others) == (("e2",), ("e1",))
