@@ -10,6 +10,8 @@ followed by the texts they share.
 
 Pure. Does not cover: actions whose screen is not known, and chores in several windows.
 
+Longer than 400 lines because what is counted and how it labels anew are read together.
+
 Source: correlating events by shared values (Motahari-Nezhad et al. 2011); Viterbi training (Juang
 and Rabiner 1990), here from left to right.
 """
