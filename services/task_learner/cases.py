@@ -33,6 +33,7 @@ REACH = 60
 
 _DEEPEST = 6  # elements of the tree that tell a place
 _ALIKE = 0.5  # share of their places that layouts of one family have in common
+_FAMILIES = 100  # told apart, the commonest layouts first: each costs every other layout a look
 _STATIC = 0.5  # share of a family's screens that show what names a control for good
 _FAR = 20  # actions of a family apart: another case
 _ROUNDS = 6
@@ -197,7 +198,7 @@ class _Log:
 
 
 def _families(uses: Counter[frozenset[str]]) -> dict[frozenset[str], int]:
-    """Return a number for each layout; layouts that are alike have one."""
+    """Return a number for each layout; layouts that are alike have one, and all past the last."""
     heads: list[frozenset[str]] = []
     found = {}
     for layout, _ in uses.most_common():
@@ -205,7 +206,8 @@ def _families(uses: Counter[frozenset[str]]) -> dict[frozenset[str], int]:
         best = max(range(len(heads)), key=likeness.__getitem__, default=None)
         if best is None or likeness[best] < _ALIKE:
             best = len(heads)
-            heads.append(layout)
+            if best < _FAMILIES:
+                heads.append(layout)
         found[layout] = best
     return found
 

@@ -1,8 +1,10 @@
 """Which actions belong to one case, told by what screens show."""
 
+from collections import Counter
+
 import pytest
 
-from services.task_learner.cases import Looked, cases
+from services.task_learner.cases import Looked, _families, cases
 from tests.unit.task_learner.pages import Pages
 
 
@@ -50,3 +52,10 @@ def test_a_case_is_named_by_its_first_action_and_unseen_screens_by_nothing():
 def test_nothing_comes_of_nothing():
     assert cases([]) == []
     assert cases([None, None]) == [None, None]
+
+
+def test_screens_of_ever_other_layouts_do_not_make_ever_more_families():
+    layouts = [frozenset(f"{n} {place}" for place in range(10)) for n in range(300)]
+    found = _families(Counter(layouts))
+    assert [found[layout] for layout in layouts[:100]] == list(range(100))
+    assert {found[layout] for layout in layouts[100:]} == {100}
