@@ -19,14 +19,14 @@ and Rabiner 1990), here from left to right.
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.task_learner.actions import Token, mask
 from services.task_learner.discovery.boundaries import NUM_BINS, gap_bin
 
-__all__ = ["REACH", "Looked", "Sight", "cases", "sight_of"]
+__all__ = ["REACH", "Looked", "Sight", "cases", "led", "sight_of"]
 
 REACH = 60
 """Actions since the last one of a case after which it does not go on."""
@@ -144,7 +144,8 @@ class _Log:
     def of(cls, looked: Sequence[Looked]) -> "_Log":
         """Tell layouts apart and count."""
         layouts = [one.sight.layout for one in looked]
-        of_layout = _families(Counter(layouts))
+        common = [layout for layout, _ in Counter(layouts).most_common()]
+        of_layout = dict(zip(common, led(common, _ALIKE, _FAMILIES), strict=True))
         families = [of_layout[layout] for layout in layouts]
         numbers = {layout: n for n, layout in enumerate(dict.fromkeys(layouts))}
         shown: dict[int, Counter[str]] = defaultdict(Counter)
@@ -197,18 +198,21 @@ class _Log:
         return bin_ + NUM_BINS * ((before != now - 1) + 2 * self.typed[before])
 
 
-def _families(uses: Counter[frozenset[str]]) -> dict[frozenset[str], int]:
-    """Return a number for each layout; layouts that are alike have one, and all past the last."""
-    heads: list[frozenset[str]] = []
-    found = {}
-    for layout, _ in uses.most_common():
-        likeness = [len(head & layout) / max(1, len(head | layout)) for head in heads]
+def led(sets: Iterable[Set[str]], least: float, most: int) -> list[int]:
+    """Return for each set the number of the first one that leads sets like it; `most` past those.
+
+    Source: leader clustering (Hartigan 1975) under the Jaccard similarity, at `least` that.
+    """
+    heads: list[Set[str]] = []
+    found = []
+    for one in sets:
+        likeness = [len(head & one) / max(1, len(head | one)) for head in heads]
         best = max(range(len(heads)), key=likeness.__getitem__, default=None)
-        if best is None or likeness[best] < _ALIKE:
+        if best is None or likeness[best] < least:
             best = len(heads)
-            if best < _FAMILIES:
-                heads.append(layout)
-        found[layout] = best
+            if best < most:
+                heads.append(one)
+        found.append(best)
     return found
 
 

@@ -184,17 +184,22 @@ def _trimmed(
     the way of the next thing. An agent would have to do it each time, and has nothing to do it to.
     """
     while len(plan) > MIN_STEPS and log.names[plan[-1]].label.startswith("@"):
-        others = _executions(log, plan[:-1])
-        less = _gain_bits(log, plan[:-1], others)
-        if len(others) <= len(found) or less < _WORTH * gain:
+        shorter = _weighed(log, plan[:-1])
+        if len(shorter[1]) <= len(found) or shorter[2] < _WORTH * gain:
             break
-        plan, found, gain = plan[:-1], others, less
+        plan, found, gain = shorter
     return plan, found, gain
 
 
 def _executions(log: _Log, plan: Sequence[int]) -> list[Execution]:
     pattern = Pattern(tuple(log.names[n] for n in plan))
     return executions(pattern, log.tokens, log.times_ms)
+
+
+def _weighed(log: _Log, plan: list[int]) -> tuple[list[int], list[Execution], float]:
+    """Return a plan with its executions and what they gain."""
+    found = _executions(log, plan)
+    return plan, found, _gain_bits(log, plan, found)
 
 
 def _turned(
@@ -216,20 +221,17 @@ def _turned(
         if _CLEAR * pauses[step] < pauses[0]:
             break
         clear = pauses[step] > _CLEAR * max(pauses[0], 1)
-        turned = plan[step:] + plan[:step]
-        others = _executions(log, turned)
-        more = _gain_bits(log, turned, others)
-        if more > best[2] or (clear and more > _CLEAR_GAIN * best[2] and len(others) > 1):
-            best = turned, others, more
+        turned = _weighed(log, plan[step:] + plan[:step])
+        enough = clear and turned[2] > _CLEAR_GAIN * best[2] and len(turned[1]) > 1
+        if turned[2] > best[2] or enough:
+            best = turned
             if clear:
                 return best
     plan = best[0]
     for step in range(1, min(_TURNS, len(plan) - 1) + 1):  # how the next round is come to
-        turned = plan[-step:] + plan[:-step]
-        others = _executions(log, turned)
-        more = _gain_bits(log, turned, others)
-        if more > max(best[2], _FAR_MORE * gain):
-            best = turned, others, more
+        turned = _weighed(log, plan[-step:] + plan[:-step])
+        if turned[2] > max(best[2], _FAR_MORE * gain):
+            best = turned
     return best
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.task_learner.actions import DATA_ROLES, Token, UserAction, value_of
-from services.task_learner.cases import REACH, Looked, Sight, cases
+from services.task_learner.cases import REACH, Looked, Sight, cases, led
 from services.task_learner.discover import Finding, consensus
 from services.task_learner.segment import Execution, Pattern, Vocabulary, align
 from shared.goal import read_goal
@@ -125,18 +125,11 @@ def _kinds(own: Sequence[_Case]) -> list[list[_Case]]:
     """Part cases of one type whose sentences have hardly a word in common."""
     counts = Counter(w for c in own for w in {w for t in c.texts.values() for w in _words(t)})
     known = {w for w, count in counts.items() if count >= _KNOWN * len(own)}
-    heads: list[set[str]] = []
-    kinds: list[list[_Case]] = []
-    for case in own:
-        words = {w for t in case.texts.values() for w in _words(t)} & known
-        likeness = [len(words & head) / max(1, len(words | head)) for head in heads]
-        best = max(range(len(heads)), key=likeness.__getitem__, default=None)
-        if best is None or likeness[best] < _UNLIKE:
-            heads.append(words)
-            kinds.append([case])
-        else:
-            kinds[best].append(case)
-    return kinds
+    words = [{w for t in case.texts.values() for w in _words(t)} & known for case in own]
+    kinds: dict[int, list[_Case]] = defaultdict(list)
+    for case, kind in zip(own, led(words, _UNLIKE, len(own)), strict=True):
+        kinds[kind].append(case)
+    return list(kinds.values())
 
 
 def _folded(text: str) -> str:

@@ -1,10 +1,8 @@
 """Which actions belong to one case, told by what screens show."""
 
-from collections import Counter
-
 import pytest
 
-from services.task_learner.cases import Looked, _families, cases
+from services.task_learner.cases import Looked, cases, led
 from tests.unit.task_learner.pages import Pages
 
 
@@ -56,6 +54,6 @@ def test_nothing_comes_of_nothing():
 
 def test_screens_of_ever_other_layouts_do_not_make_ever_more_families():
     layouts = [frozenset(f"{n} {place}" for place in range(10)) for n in range(300)]
-    found = _families(Counter(layouts))
-    assert [found[layout] for layout in layouts[:100]] == list(range(100))
-    assert {found[layout] for layout in layouts[100:]} == {100}
+    found = led(layouts, 0.5, 100)
+    assert found[:100] == list(range(100))
+    assert set(found[100:]) == {100}
